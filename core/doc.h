@@ -1,0 +1,74 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef FY_DOC_H
+#define FY_DOC_H
+
+#include <stdatomic.h>
+
+#include "util/buf.h"
+#include "util/kv.h"
+
+/*
+ * A segment's document: what a process publishes so that peers can reach its memory. Immutable
+ * once made, counted. The JSON is Mooncake's with our members beside (docs/wire.md).
+ */
+struct fy_doc_transport {
+    char name[32];
+    struct fy_kv attrs; /* as export_segment wrote them */
+};
+
+struct fy_doc_buffer {
+    uint64_t addr, len;
+    uint32_t
+        access; /* FERRY_ACCESS_REMOTE_*; both where the document does not say (upstream) */
+    const char *location; /* owned by the document; never empty */
+    struct fy_kv *attrs;  /* by transport index of this document; NULL = none (all empty) */
+};
+
+struct fy_doc {
+    atomic_uint refs;
+    char *name;
+    char *epoch;    /* "" = an upstream node */
+    char *protocol; /* the primary transport's name */
+    size_t n_transports;
+    struct fy_doc_transport *transports; /* primary first */
+    size_t n_buffers;
+    struct fy_doc_buffer *buffers; /* sorted by address; may overlap (upstream nodes) */
+    char *locations;               /* storage of the strings */
+    /* Greatest end address of buffers[0..i]: lets a lookup stop early where buffers overlap. */
+    uint64_t *ends;
+};
+
+/* For building one: everything is copied. */
+ferry_status fy_doc_new(const char *name, const char *epoch, struct fy_doc **doc_out);
+/* The first one added is the primary. */
+ferry_status fy_doc_add_transport(struct fy_doc *doc, const char *name,
+                                  const struct ferry_kvs *attrs);
+/* `attrs[i]` belongs to the i-th transport; n_transports of them; NULL = all empty. */
+ferry_status fy_doc_add_buffer(struct fy_doc *doc, uint64_t addr, uint64_t len, uint32_t access,
+                               const char *location, const struct ferry_kvs *attrs);
+/* Sorts; after this it is immutable. */
+ferry_status fy_doc_seal(struct fy_doc *doc);
+
+/* Compact JSON, members sorted by name as upstream writes them, no line feed. With `timestamp`.
+ */
+ferry_status fy_doc_encode(const struct fy_doc *doc, struct fy_buf *out);
+/*
+ * From untrusted text. Upstream's documents too: without "transports" the top-level members are
+ * the attributes of the transport named in "protocol". FERRY_EINVAL: the text says which member
+ * is missing or of a wrong type. Unusable devices and buffers of upstream nodes are passed
+ * over, as facts on traps demand (an empty rkey list, zero gid).
+ */
+ferry_status fy_doc_parse(const char *json, size_t len, struct fy_doc **doc_out);
+
+struct fy_doc *fy_doc_ref(struct fy_doc *doc);
+void fy_doc_unref(struct fy_doc *doc); /* NULL is allowed */
+
+/* Index of its transport of that name, or -1. */
+int fy_doc_transport_index(const struct fy_doc *doc, const char *name);
+/* HOT. The buffer that holds [addr, addr+len) with that access (0 = any); FERRY_ERANGE,
+ * FERRY_EACCESS. `hint`: a buffer index to try first (in and out), so that neighbours cost no
+ * search. */
+ferry_status fy_doc_find(const struct fy_doc *doc, uint64_t addr, uint64_t len, uint32_t access,
+                         size_t *hint);
+
+#endif /* FY_DOC_H */
