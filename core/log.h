@@ -14,7 +14,7 @@ struct fy_log {
 void fy_log_write(const struct fy_log *log, enum ferry_log_level level, const char *fmt, ...)
     __attribute__((format(printf, 3, 4)));
 void fy_log_vwrite(const struct fy_log *log, enum ferry_log_level level, const char *prefix,
-                   const char *fmt, __builtin_va_list ap);
+                   const char *fmt, __builtin_va_list ap) __attribute__((format(printf, 4, 0)));
 
 static inline int fy_log_wants(const struct fy_log *log, enum ferry_log_level level)
 {
