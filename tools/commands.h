@@ -1,0 +1,10 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef FERRY_TOOL_COMMANDS_H
+#define FERRY_TOOL_COMMANDS_H
+
+#include "args.h"
+
+/* One file a subcommand: cmd_NAME.c; main.c lists them. */
+extern const struct command cmd_plugins;
+
+#endif /* FERRY_TOOL_COMMANDS_H */
