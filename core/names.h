@@ -11,8 +11,8 @@
 #define FY_HOST_MAX 256
 
 /* "host:port", "host", "[v6]:port", "v6", "v6%scope:port" as Mooncake reads them; a missing
- * port is `default_port`. FERRY_EINVAL with a text. host_out has room for FY_HOST_MAX, no
- * brackets. */
+ * port is `default_port`. FERRY_EINVAL with a text, also for a port that is no number (where
+ * Mooncake warns and takes the default). host_out has room for FY_HOST_MAX, no brackets. */
 ferry_status fy_name_split(const char *name, uint16_t default_port, char *host_out,
                            uint16_t *port_out);
 /* The other way: brackets round IPv6. FERRY_ERANGE if it does not fit. */
@@ -24,14 +24,15 @@ ferry_status fy_name_join(const char *host, uint16_t port, char *out, size_t roo
 ferry_status fy_name_own_host(char *host_out);
 
 /* A listening socket (close-on-exec, non-blocking, dual stack where `bind` is NULL or ""), on
- * `port`, or where it is 0 on a random port of [min, max]. *port_out: the port it got.
+ * `port`, or where it is 0 on a random port of [min, max]; [0, 0]: one of the system's choice.
+ * *port_out: the port it got.
  * `with_next`: the following port must have been free as well at that moment. FERRY_EEXIST:
  * taken. */
 ferry_status fy_net_listen(const char *bind, uint16_t port, uint16_t min, uint16_t max,
                            int with_next, int *fd_out, uint16_t *port_out);
 /* A connected non-blocking socket, all addresses tried, within the deadline (CLOCK_MONOTONIC
- * ns). FERRY_EUNREACH (refused, no route, unknown host), FERRY_ETIMEDOUT, with a text naming
- * the address. */
+ * ns). FERRY_EUNREACH: refused, no route, unknown host; FERRY_ETIMEDOUT: no answer from any of
+ * its addresses. The text names address and cause. */
 ferry_status fy_net_connect(const char *host, uint16_t port, uint64_t deadline_ns, int *fd_out);
 
 #endif /* FY_NAMES_H */
