@@ -23,6 +23,8 @@ struct ferry_store_caps {
     uint64_t max_value;
 };
 
+/* ttl_ms: the plugin keeps the key alive for as long as its store is open and the key neither
+ * deleted nor put again; it vanishes ttl_ms after the store was closed or the process died. */
 struct ferry_store_put {
     uint32_t size;
     uint32_t ttl_ms;     /* 0 = for ever */
@@ -56,6 +58,12 @@ struct ferry_store_event {
  *
  * ERRORS. FERRY_ENOENT means the service answered and the key is absent. Anything
  * it could not find out is FERRY_EUNREACH: the core keeps what it has cached then.
+ * FERRY_ERANGE: the value is longer than caps.max_value or than the service takes.
+ * FERRY_ECONFLICT: expect_rev does not hold. What the caps deny (a ttl_ms, an expect_rev)
+ * is FERRY_ENOTSUP. The reason of a failure is one WARN line, logged in the caller's
+ * thread before the call returns: the core shows it to the user. No secrets in it.
+ *
+ * Of `host`, metadata plugins use `log` and `log_level`; the other members may be NULL.
  */
 struct ferry_metadata_ops {
     uint32_t size;
@@ -63,7 +71,8 @@ struct ferry_metadata_ops {
 
     /*
      * `uri`: e.g. "etcd://10.0.0.1:2379"; need not connect yet. `host` outlives
-     * the store. *store_out: freed by close.
+     * the store. *store_out: freed by close. `config`: as with transports; unknown keys
+     * are FERRY_EINVAL, except those that begin with "core.".
      */
     ferry_status (*open)(const struct ferry_host *host, const char *uri,
                          const struct ferry_kvs *config, struct ferry_store **store_out);
@@ -103,5 +112,19 @@ struct ferry_metadata_plugin {
     const struct ferry_metadata_ops *ops;
     const char *const *schemes; /* NULL-terminated: {"etcd", "etcds", NULL} */
 };
+
+/* In each plugin, once: FERRY_METADATA_PLUGIN("etcd", "1.0.0", &etcd_ops, schemes); */
+#define FERRY_METADATA_PLUGIN(name_, version_, ops_, schemes_)                                 \
+    extern FERRY_PLUGIN_EXPORT const struct ferry_metadata_plugin ferry_metadata_plugin;       \
+    const struct ferry_metadata_plugin ferry_metadata_plugin = {                               \
+        .hdr = {.magic = FERRY_PLUGIN_MAGIC,                                                   \
+                .abi_major = FERRY_METADATA_ABI_MAJOR,                                         \
+                .abi_minor = FERRY_METADATA_ABI_MINOR,                                         \
+                .size = sizeof(struct ferry_metadata_plugin),                                  \
+                .name = (name_),                                                               \
+                .version = (version_)},                                                        \
+        .ops = (ops_),                                                                         \
+        .schemes = (schemes_),                                                                 \
+    }
 
 #endif /* FERRY_METADATA_PLUGIN_H */
