@@ -1,0 +1,131 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Conformance of metadata plugins: the server stopped, frozen, emptied. Absent is never
+ * confused with unreachable, every call is bounded, and all is well again afterwards.
+ */
+#include "metadata_conformance.h"
+
+#include <string.h>
+
+static ferry_status list_nothing(struct ferry_kv_sink *sink, const struct ferry_kv *kv)
+{
+    return FERRY_OK;
+}
+
+static enum result every_call_unreachable(uint32_t timeout_ms, uint32_t at_most_ms)
+{
+    struct ferry_kv_sink sink = {list_nothing};
+    struct ferry_store_put args = {
+        .size = sizeof(args), .key = key_of("outage"), .val = "x", .val_len = 1};
+    uint64_t start = now_ms();
+
+    CHECK_STATUS(get_status(store, key_of("outage"), timeout_ms), FERRY_EUNREACH);
+    CHECK(last_words()[0] != '\0');
+    CHECK(now_ms() - start < at_most_ms);
+    start = now_ms();
+    CHECK_STATUS(get_status(store, key_of("never-there"), timeout_ms), FERRY_EUNREACH);
+    CHECK(now_ms() - start < at_most_ms);
+    start = now_ms();
+    CHECK_STATUS(ops->put(store, &args, timeout_ms, NULL), FERRY_EUNREACH);
+    CHECK(now_ms() - start < at_most_ms);
+    start = now_ms();
+    CHECK_STATUS(ops->del(store, key_of("outage"), timeout_ms), FERRY_EUNREACH);
+    CHECK(now_ms() - start < at_most_ms);
+    if (caps & FERRY_STORE_CAP_LIST) {
+        start = now_ms();
+        CHECK_STATUS(ops->list(store, key_of("out"), timeout_ms, &sink), FERRY_EUNREACH);
+        CHECK(now_ms() - start < at_most_ms);
+    }
+    if (caps & FERRY_STORE_CAP_LEASE) {
+        args.ttl_ms = 5000;
+        start = now_ms();
+        CHECK_STATUS(ops->put(store, &args, timeout_ms, NULL), FERRY_EUNREACH);
+        CHECK(now_ms() - start < at_most_ms);
+    }
+    return PASSED;
+}
+
+static enum result stopped(void)
+{
+    const char *key = key_of("outage");
+    enum result result;
+
+    if (!have_server())
+        return SKIPPED;
+    CHECK_STATUS(put(key, "before", 6, 0, FERRY_REV_ANY, NULL), FERRY_OK);
+    CHECK(server("stop"));
+    result = every_call_unreachable(2000, 3500);
+    CHECK(server("start"));
+    CHECK(result == PASSED);
+    CHECK(becomes(store, key, FERRY_OK, 5000));
+    CHECK(holds(key, "before", 6));
+    CHECK_STATUS(get_status(store, key_of("never-there"), 5000), absent);
+    CHECK_STATUS(ops->del(store, key, 5000), FERRY_OK);
+    return PASSED;
+}
+
+static enum result frozen(void)
+{
+    const char *key = key_of("outage");
+    enum result result;
+
+    if (!have_server())
+        return SKIPPED;
+    CHECK_STATUS(put(key, "before", 6, 0, FERRY_REV_ANY, NULL), FERRY_OK);
+    CHECK(server("freeze"));
+    result = every_call_unreachable(400, 1500);
+    CHECK(server("thaw"));
+    CHECK(result == PASSED);
+    CHECK(becomes(store, key, FERRY_OK, 5000));
+    sleep_ms(500); /* requests of the frozen time may still be carried out */
+    CHECK_STATUS(ops->del(store, key, 5000), FERRY_OK);
+    return PASSED;
+}
+
+static enum result emptied(void)
+{
+    const char *key = key_of("emptied"), *leased = key_of("leased");
+    struct ferry_store *other, *mine = store;
+    ferry_status status = FERRY_OK;
+
+    if (!have_server())
+        return SKIPPED;
+    CHECK_STATUS(put(key, "gone", 4, 0, FERRY_REV_ANY, NULL), FERRY_OK);
+    if (caps & FERRY_STORE_CAP_LEASE)
+        CHECK_STATUS(put(leased, "mine", 4, 3000, FERRY_REV_ANY, NULL), FERRY_OK);
+    CHECK(server("empty"));
+    CHECK(becomes(store, key, absent, 5000));
+    if (!(caps & FERRY_STORE_CAP_LEASE))
+        return PASSED;
+    CHECK(becomes(store, leased, FERRY_OK, 5000)); /* put again by the plugin */
+    CHECK(holds(leased, "mine", 4));
+
+    /* What another put there meanwhile stays the other's. */
+    CHECK_STATUS(open_store(&other), FERRY_OK);
+    if (!server("stop") || !server("empty"))
+        status = FERRY_EINTERNAL;
+    store = other;
+    for (int i = 0; i < 50 && !status; i++) {
+        status = put(leased, "theirs", 6, 0, FERRY_REV_ANY, NULL);
+        if (status != FERRY_EUNREACH)
+            break;
+        status = FERRY_OK;
+        sleep_ms(20);
+    }
+    sleep_ms(4000);
+    if (!status && !holds(leased, "theirs", 6))
+        status = FERRY_ECONFLICT;
+    if (!status)
+        status = ops->del(other, leased, 5000);
+    ops->close(other);
+    store = mine;
+    CHECK_STATUS(status, FERRY_OK);
+    return PASSED;
+}
+
+const struct test outage_tests[] = {
+    {"server stopped: unreachable, not absent; then well again", stopped},
+    {"server frozen: every call is bounded; then well again", frozen},
+    {"server emptied: what has a lease is put again", emptied},
+    {0},
+};
