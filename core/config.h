@@ -17,6 +17,7 @@ struct fy_config {
     char *peer_name;                /* the other role's "host:port"; NULL = none */
     char *prefill_url, *decode_url; /* after the rules for equal URLs */
     char *bind;                     /* address to listen on */
+    char *advertise;                /* host that is published; NULL = that of the name */
     char *metadata_server;          /* full URL with scheme, or "P2PHANDSHAKE" */
     char *protocol;                 /* comma list in order of preference; NULL = automatic */
     char *device_name;              /* comma list; NULL = all */
@@ -24,6 +25,9 @@ struct fy_config {
     char *cluster_id;    /* MC_METADATA_CLUSTER_ID: "" = none, else with its slash: "prod/" */
     struct cJSON *ferry; /* the object "ferry": {} if there is none */
     uint32_t min_port, max_port; /* for random ports; 15000 to 17000 */
+    uint32_t default_port;       /* of names without one; 12001 */
+    int ipv6;                    /* prefer IPv6 where the published address is found out */
+    int log_level;               /* enum ferry_log_level: options', else the file's */
 };
 
 /*
@@ -49,6 +53,11 @@ void fy_config_free(struct fy_config *config);
  * included. */
 ferry_status fy_config_section(const struct fy_config *config, const char *section,
                                struct fy_kv *out);
+/* A number of the object "ferry" (ferry.timeout_ms ...), which was checked against the table of
+ * members when it was read; `otherwise` where it is not said. */
+int64_t fy_config_int(const struct fy_config *config, const char *member, int64_t otherwise);
+/* A URL fit for messages: user:***@ in place of a password. Cut to `room`. */
+void fy_config_hide(const char *url, char *out, size_t room);
 /* For ferry_engine_describe "config": everything as understood, passwords replaced by "***". */
 struct cJSON *fy_config_describe(const struct fy_config *config);
 

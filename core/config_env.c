@@ -1,0 +1,270 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Mooncake's environment variables and what becomes of each: the one table, and its reading.
+ * This is the only file of the core that may name plugins, because upstream's names do; nothing
+ * here acts on such a name, it is a key in the configuration like any user's.
+ */
+#include <cjson/cJSON.h>
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "config_parts.h"
+#include "error.h"
+#include "util/buf.h"
+
+const char fy_env_config_path[] = "MOONCAKE_CONFIG_PATH";
+const char fy_env_force[] = "MC_FORCE_TCP";
+const char fy_env_force_to[] = "tcp";
+const char fy_env_bare_scheme[] = "etcd";
+
+#define RULE(name, help)                                                                       \
+    {                                                                                          \
+        name, NULL, FY_ENV_RULE, NULL, NULL, FY_ENV_TEXT, 0, 0, 0, help                        \
+    }
+#define CORE_TEXT(name, key, help)                                                             \
+    {                                                                                          \
+        name, NULL, FY_ENV_CORE, NULL, key, FY_ENV_TEXT, 0, 0, 0, help                         \
+    }
+#define CORE_INT(name, key, min, max, scale, help)                                             \
+    {                                                                                          \
+        name, NULL, FY_ENV_CORE, NULL, key, FY_ENV_INT, min, max, scale, help                  \
+    }
+#define CORE_PORT(name, alias, key, help)                                                      \
+    {                                                                                          \
+        name, alias, FY_ENV_CORE, NULL, key, FY_ENV_PORT, 1024, 65535, 1, help                 \
+    }
+#define PLUGIN_TEXT(name, section, key, help)                                                  \
+    {                                                                                          \
+        name, NULL, FY_ENV_PLUGIN, section, key, FY_ENV_TEXT, 0, 0, 0, help                    \
+    }
+#define PLUGIN_INT(name, alias, section, key, min, max, help)                                  \
+    {                                                                                          \
+        name, alias, FY_ENV_PLUGIN, section, key, FY_ENV_INT, min, max, 1, help                \
+    }
+#define IGNORED(name, help)                                                                    \
+    {                                                                                          \
+        name, NULL, FY_ENV_IGNORED, NULL, NULL, FY_ENV_TEXT, 0, 0, 0, help                     \
+    }
+
+const struct fy_env fy_envs[] = {
+    RULE("MOONCAKE_CONFIG_PATH", "the file, where no path is given"),
+    RULE("FERRY_PLUGIN_PATH", "directories with plugins, before all others"),
+    RULE("MC_FORCE_TCP", "set to anything: the protocol is tcp, whatever else says"),
+
+    CORE_TEXT("MC_METADATA_CLUSTER_ID", "cluster_id",
+              "keeps clusters apart that share a metadata server"),
+    CORE_PORT("MC_MIN_RPC_PORT", "MC_MIN_PRC_PORT", "min_port", "lowest port chosen at random"),
+    CORE_PORT("MC_MAX_RPC_PORT", "MC_MAX_PRC_PORT", "max_port",
+              "highest port chosen at random"),
+    CORE_INT("MC_HANDSHAKE_PORT", "default_port", 1, 65535, 1,
+             "control port of names that have none"),
+    CORE_TEXT("MC_TCP_BIND_ADDRESS", "advertise",
+              "host that is published; as with Mooncake nothing is bound to it"),
+    {"MC_USE_IPV6", NULL, FY_ENV_CORE, NULL, "ipv6", FY_ENV_FLAG, 0, 0, 0,
+     "set to anything: prefer an IPv6 address where the published one is found out"},
+    CORE_INT("MC_TRANSFER_TIMEOUT", "timeout_ms", 5, 86400, 1000,
+             "seconds for a batch that names no limit"),
+    CORE_INT("MC_HANDSHAKE_CONNECT_TIMEOUT", "connect_timeout_ms", 1, 3600, 1000,
+             "seconds for reaching a peer's control port"),
+    CORE_INT("MC_HANDSHAKE_MAX_LENGTH", "control_max_len", 1048576, 134217728, 1,
+             "longest control message accepted, in bytes"),
+    {"MC_LOG_LEVEL", NULL, FY_ENV_CORE, NULL, "log_level", FY_ENV_LEVEL, 0, 0, 0,
+     "TRACE, INFO, WARNING or ERROR"},
+
+    PLUGIN_TEXT("MC_REDIS_USERNAME", "redis", "username", "user for AUTH"),
+    PLUGIN_TEXT("MC_REDIS_PASSWORD", "redis", "password", "password for AUTH"),
+    PLUGIN_INT("MC_REDIS_DB_INDEX", NULL, "redis", "db", 0, 255, "number of the database"),
+
+    PLUGIN_INT("MC_GID_INDEX", "NCCL_IB_GID_INDEX", "rdma", "gid_index", 0, 255,
+               "entry of the port's GID table"),
+    PLUGIN_INT("MC_IB_PORT", NULL, "rdma", "port", 1, 255, "port of the device"),
+    PLUGIN_INT("MC_IB_TC", NULL, "rdma", "traffic_class", 0, 255, "traffic class"),
+    PLUGIN_INT("MC_IB_SL", NULL, "rdma", "service_level", 0, 15, "service level"),
+    PLUGIN_INT("MC_PKEY_INDEX", NULL, "rdma", "pkey_index", 0, 65535,
+               "entry of the partition key table"),
+    PLUGIN_INT("MC_MTU", NULL, "rdma", "mtu", 256, 4096, "largest path MTU, in bytes"),
+    PLUGIN_INT("MC_NUM_QP_PER_EP", NULL, "rdma", "qp_per_peer", 1, 256,
+               "queue pairs for each pair of devices"),
+    PLUGIN_INT("MC_MAX_WR", NULL, "rdma", "max_wr", 1, 65535, "depth of a queue pair"),
+    PLUGIN_INT("MC_MAX_SGE", NULL, "rdma", "max_sge", 1, 255, "pieces of one work request"),
+    PLUGIN_INT("MC_MAX_INLINE", NULL, "rdma", "max_inline", 0, 65535,
+               "bytes sent within a work request"),
+    PLUGIN_INT("MC_MAX_CQE_PER_CTX", NULL, "rdma", "max_cqe", 1, 4194304,
+               "depth of a completion queue"),
+    PLUGIN_INT("MC_RETRY_CNT", NULL, "rdma", "retry_count", 1, 127,
+               "attempts before a path is given up"),
+    PLUGIN_INT("MC_IB_PCI_RELAXED_ORDERING", NULL, "rdma", "relaxed_ordering", 0, 2,
+               "0 = never, 1 = where the device can, 2 = always"),
+    PLUGIN_TEXT("MC_CUSTOM_TOPO_JSON", "rdma", "topology",
+                "file that says which devices are near which memory"),
+
+    IGNORED("MC_LEGACY_RPC_PORT_BINDING", "a port in the name is always the one listened on"),
+    IGNORED("MC_HANDSHAKE_LISTEN_BACKLOG", "the system's own limit is used"),
+    IGNORED("MC_DISABLE_METACACHE", "a stale document is noticed by its epoch and read again"),
+    IGNORED("MC_TE_METADATA_REFRESH_INTERVAL_SECONDS",
+            "a stale document is noticed by its epoch and read again"),
+    IGNORED("MC_SLICE_SIZE", "each transport cuts transfers as suits it"),
+    IGNORED("MC_FRAGMENT_RATIO", "each transport cuts transfers as suits it"),
+    IGNORED("MC_SLICE_TIMEOUT", "the time limit of a batch holds for each part of it"),
+    IGNORED("MC_LOG_DIR", "log lines go to the application"),
+    IGNORED("MC_YLT_LOG_LEVEL", "concerns a library of Mooncake's"),
+    IGNORED("MC_TE_METRIC", "statistics are always counted; ferry_engine_describe reads them"),
+    IGNORED("MC_TE_METRIC_INTERVAL_SECONDS", "see MC_TE_METRIC"),
+    IGNORED("MC_TE_FILTERS", "device_name names the devices"),
+    IGNORED("MC_TE_FILTERS_EXCLUDE", "device_name names the devices"),
+    IGNORED("MC_TCP_PROTO", "the framing without acknowledgements is spoken to old peers only"),
+    IGNORED("MC_TCP_SLICE_SIZE", "transfers are not cut"),
+    IGNORED("MC_TCP_ENABLE_CONNECTION_POOL", "connections are always kept"),
+    IGNORED("MC_TCP_STATUS_TIMEOUT_SEC", "the time limit of the batch holds"),
+    IGNORED("MC_TCP_LANES_PER_PEER", "a peer costs few connections, whatever is sent"),
+    IGNORED("MC_TCP_MAX_CONNECTIONS_PER_PEER",
+            "a peer costs few connections, whatever is sent"),
+    IGNORED("MC_TCP_MAX_QUEUED_TRANSFERS_PER_PEER",
+            "queues are bounded by memory kept for them"),
+    IGNORED("MC_TCP_MAX_PENDING_ADMISSIONS_PER_PEER", "see the one above"),
+    IGNORED("MC_TCP_ADMISSION_TIMEOUT_MS", "the time limit of the batch holds"),
+    IGNORED("MC_NUM_TCP_IO_THREADS", "callers drive their own transfers"),
+    IGNORED("MC_FORCE_HCA", "a protocol that is named is used or it is an error"),
+    IGNORED("MC_FORCE_MNNVL", "a protocol that is named is used or it is an error"),
+    IGNORED("MC_INTRANODE_NVLINK", "chosen by what both ends have"),
+    IGNORED("MC_INTRA_NVLINK", "chosen by what both ends have"),
+    IGNORED("MC_USE_TENT", "chooses between two engines of Mooncake's"),
+    IGNORED("MC_USE_TEV1", "chooses between two engines of Mooncake's"),
+    IGNORED("MC_TENT_CONF", "configures another engine of Mooncake's"),
+    IGNORED("MC_RPC_PROTOCOL", "concerns Mooncake's store"),
+    IGNORED("MC_CXL_DEV_PATH", "there is no such transport"),
+    IGNORED("MC_CXL_DEV_SIZE", "there is no such transport"),
+    IGNORED("MC_EFA_NIC_SELECTION", "device_name names the devices"),
+    IGNORED("MC_EFA_CQ_THREADS", "callers drive their own transfers"),
+    IGNORED("MC_RDMA_BIND_ADDRESS", "nodes are known by one name on every transport"),
+    IGNORED("MC_NUM_CQ_PER_CTX", "each queue has its own"),
+    IGNORED("MC_NUM_COMP_CHANNELS_PER_CTX", "each queue has its own"),
+    IGNORED("MC_MAX_EP_PER_CTX", "bounded by the device"),
+    IGNORED("MC_WORKERS_PER_CTX", "callers drive their own transfers"),
+    IGNORED("MC_ENDPOINT_STORE_TYPE", "connections are not given up for others"),
+    IGNORED("MC_PATH_ROUNDROBIN", "paths are chosen by how long they are and how busy"),
+    IGNORED("MC_ENABLE_DEST_DEVICE_AFFINITY",
+            "paths are chosen by how long they are and how busy"),
+    IGNORED("MC_ENABLE_HCA_PEER_AFFINITY",
+            "paths are chosen by how long they are and how busy"),
+    IGNORED("MC_NIC_PEER_AFFINITY", "paths are chosen by how long they are and how busy"),
+    IGNORED("MC_ENABLE_PARALLEL_REG_MR", "decided by the size of the memory"),
+    IGNORED("MC_MAX_CONCURRENT_REG_MR", "decided by the size of the memory"),
+    IGNORED("MC_MAX_MR_SIZE", "taken from the device"),
+    IGNORED("MC_AUTO_GID_MAX_RETRIES", "the GID is chosen by the route"),
+    IGNORED("MC_MLX5_QP_UDP_SPORTS", "chosen by the device"),
+    IGNORED("MC_MLX5_QP_LAG_PORT_BALANCE", "chosen by the device"),
+    IGNORED("MC_RDMA_RAIL_PAUSE_SECONDS", "a path that failed is tried again by itself"),
+    IGNORED("MC_CONN_PAUSE_TTL_MS", "a path that failed is tried again by itself"),
+    IGNORED("MC_LOG_RDMA_SLICE_AFFINITY", "the level trace shows it"),
+    IGNORED("MC_TRACK_RDMA_POSTED_SLICES", "the level trace shows it"),
+    IGNORED("MC_DISABLE_GPU_DIRECT_RDMA", "found out from device and driver"),
+    IGNORED("WITH_NVIDIA_PEERMEM", "found out from device and driver"),
+};
+const size_t fy_envs_n = sizeof(fy_envs) / sizeof(fy_envs[0]);
+
+static int parse_int(const char *text, int64_t *out)
+{
+    char *end;
+
+    errno = 0;
+    *out = strtoll(text, &end, 10);
+    return end != text && !*end && !errno;
+}
+
+/* The value as the configuration has it; NULL: cannot be used, after a line saying so. */
+static cJSON *value_of(const struct fy_env *env, const char *name, const char *text,
+                       const struct fy_log *log)
+{
+    static const char *const levels[] = {"TRACE", "INFO", "WARNING", "ERROR", NULL};
+    int64_t number;
+
+    switch (env->type) {
+    case FY_ENV_FLAG:
+        return cJSON_CreateTrue();
+    case FY_ENV_LEVEL:
+        for (int i = 0; levels[i]; i++)
+            if (strcmp(text, levels[i]) == 0)
+                return cJSON_CreateNumber(fy_level_by_name(levels[i]));
+        FY_WARN(log, "environment: %s=%.60s is ignored; allowed are %s", name, text, env->help);
+        return NULL;
+    case FY_ENV_INT:
+    case FY_ENV_PORT:
+        if (!parse_int(text, &number) || number < env->min || number > env->max) {
+            FY_WARN(log,
+                    "environment: %s=%.60s is ignored; allowed is a whole number from %lld "
+                    "to %lld",
+                    name, text, (long long)env->min, (long long)env->max);
+            return NULL;
+        }
+        if (env->type == FY_ENV_PORT && number >= 32768 && number <= 60999) {
+            FY_WARN(log,
+                    "environment: %s=%.60s is ignored, as Mooncake ignores it: 32768 to "
+                    "60999 is where outgoing connections take their ports",
+                    name, text);
+            return NULL;
+        }
+        return cJSON_CreateNumber((double)(number * env->scale));
+    default:
+        return cJSON_CreateString(text);
+    }
+}
+
+static ferry_status fill(cJSON *ferry, const struct fy_env *env, const char *name,
+                         const char *text, const struct fy_log *log)
+{
+    cJSON *object = ferry, *value;
+
+    if (env->action == FY_ENV_PLUGIN) {
+        object = cJSON_GetObjectItemCaseSensitive(ferry, env->section);
+        if (object && !cJSON_IsObject(object))
+            return FERRY_OK;
+    }
+    if (cJSON_GetObjectItemCaseSensitive(object, env->key)) {
+        FY_DEBUG(log, "environment: %s is ignored: the configuration has %s", name, env->key);
+        return FERRY_OK;
+    }
+    value = value_of(env, name, text, log);
+    if (!value)
+        return FERRY_OK;
+    if (!object)
+        object = cJSON_AddObjectToObject(ferry, env->section);
+    if (!object || !cJSON_AddItemToObject(object, env->key, value)) {
+        cJSON_Delete(value);
+        return fy_fail(FERRY_ENOMEM, "out of memory for the configuration");
+    }
+    return FERRY_OK;
+}
+
+ferry_status fy_env_apply(struct cJSON *ferry, const struct fy_log *log)
+{
+    ferry_status status = FERRY_OK;
+    struct fy_buf ignored;
+
+    fy_buf_init(&ignored, 0);
+    for (size_t i = 0; status == FERRY_OK && i < fy_envs_n; i++) {
+        const struct fy_env *env = &fy_envs[i];
+        const char *name = env->name;
+        const char *text = getenv(name);
+
+        if (!text && env->alias) {
+            name = env->alias;
+            text = getenv(name);
+        }
+        if (!text || env->action == FY_ENV_RULE || (!*text && env->type != FY_ENV_FLAG))
+            continue;
+        if (env->action == FY_ENV_IGNORED)
+            status = fy_buf_printf(&ignored, "%s%s", ignored.len ? ", " : "", name);
+        else
+            status = fill(ferry, env, name, text, log);
+    }
+    if (status == FERRY_OK && ignored.len)
+        FY_INFO(log,
+                "environment: set and without effect here (docs/configuration.md says "
+                "why): %s",
+                ignored.data);
+    fy_buf_fini(&ignored);
+    return status;
+}
