@@ -6,7 +6,6 @@
  */
 #include <cjson/cJSON.h>
 #include <ctype.h>
-#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -217,7 +216,7 @@ static ferry_status check_type(const struct walk *w, const struct fy_member *mem
                                             : wrong_type(w, node, "an object, {...}");
     case FY_TYPE_LEVEL:
         if (node->kind == FY_NODE_NUMBER && node->number >= 0 && node->number <= 4 &&
-            node->number == floor(node->number))
+            fy_is_whole(node->number))
             return FERRY_OK;
         if (node->kind != FY_NODE_TEXT && node->kind != FY_NODE_NUMBER)
             return wrong_type(w, node, "error, warn, info, debug or trace");
@@ -231,7 +230,7 @@ static ferry_status check_type(const struct walk *w, const struct fy_member *mem
                  (long long)member->min, (long long)member->max);
         if (node->kind != FY_NODE_NUMBER)
             return wrong_type(w, node, wanted);
-        if (node->number != floor(node->number) || node->number < (double)member->min ||
+        if (!fy_is_whole(node->number) || node->number < (double)member->min ||
             node->number > (double)member->max)
             return fy_fail_at(&place, "\"%s%s\" is %.40s; allowed is %s", path_of(w), node->key,
                               node->text, wanted);

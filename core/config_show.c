@@ -4,7 +4,6 @@
  * for people, without secrets. Knows no plugin's keys.
  */
 #include <cjson/cJSON.h>
-#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -27,7 +26,7 @@ static const char *scalar_text(const cJSON *item, char room[40])
         return cJSON_IsTrue(item) ? "true" : "false";
     if (!cJSON_IsNumber(item))
         return NULL;
-    if (item->valuedouble == floor(item->valuedouble) && fabs(item->valuedouble) < 1e18)
+    if (fy_is_whole(item->valuedouble))
         snprintf(room, 40, "%lld", (long long)item->valuedouble);
     else if (!cJSON_PrintPreallocated((cJSON *)(uintptr_t)item, room, 40, 0))
         return NULL;

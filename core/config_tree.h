@@ -53,6 +53,11 @@ ferry_status fy_tree_add(struct fy_tree *tree, struct fy_node *parent, struct fy
 ferry_status fy_tree_number(struct fy_tree *tree, struct fy_node *node);
 void fy_node_free(struct fy_node *node); /* NULL is allowed */
 
+static inline int fy_is_whole(double x)
+{
+    return x > -1e18 && x < 1e18 && (double)(int64_t)x == x;
+}
+
 const char *fy_node_kind_name(enum fy_node_kind kind); /* "a number", "text" ... */
 
 /* The readers. `text` holds no NUL. FERRY_EINVAL, text "NAME:LINE:COLUMN: ...". An empty text
