@@ -16,12 +16,11 @@
 
 enum { MAX_WORKERS = 4, IDLE_S = 10 };
 
-enum worker_state { NONE, RUNNING, ENDED /* to be joined */ };
-
 struct worker {
     struct fy_pool *pool;
     pthread_t thread;
-    enum worker_state state;
+    int started; /* to be joined; changed by whoever submits and closes */
+    int ended;   /* will touch nothing any more */
 };
 
 struct jobs {
@@ -94,7 +93,7 @@ static void *worker_main(void *arg)
         jobs_put(&pool->finished, job);
         pool->finished_fn(pool->arg);
     }
-    worker->state = ENDED;
+    worker->ended = 1;
     pthread_mutex_unlock(&pool->lock);
     return NULL;
 }
@@ -108,18 +107,17 @@ static int start_worker(struct fy_pool *pool)
     for (int i = 0; i < MAX_WORKERS; i++) {
         struct worker *worker = &pool->workers[i];
 
-        if (worker->state == RUNNING)
+        if (worker->started && !worker->ended)
             continue;
-        if (worker->state == ENDED)
+        if (worker->started)
             pthread_join(worker->thread, NULL);
-        worker->state = NONE;
-        worker->pool = pool;
+        *worker = (struct worker){.pool = pool};
         sigfillset(&all); /* signals are the application's threads' */
         pthread_sigmask(SIG_SETMASK, &all, &old);
         rc = pthread_create(&worker->thread, NULL, worker_main, worker);
         pthread_sigmask(SIG_SETMASK, &old, NULL);
         if (!rc) {
-            worker->state = RUNNING;
+            worker->started = 1;
             pthread_setname_np(worker->thread, "ferry-handler");
         }
         break;
@@ -130,7 +128,7 @@ static int start_worker(struct fy_pool *pool)
 static int has_worker(const struct fy_pool *pool)
 {
     for (int i = 0; i < MAX_WORKERS; i++)
-        if (pool->workers[i].state == RUNNING)
+        if (pool->workers[i].started && !pool->workers[i].ended)
             return 1;
     return 0;
 }
@@ -166,7 +164,7 @@ void fy_pool_close(struct fy_pool *pool)
     pthread_cond_broadcast(&pool->more);
     pthread_mutex_unlock(&pool->lock);
     for (int i = 0; i < MAX_WORKERS; i++)
-        if (pool->workers[i].state != NONE)
+        if (pool->workers[i].started)
             pthread_join(pool->workers[i].thread, NULL);
     pthread_cond_destroy(&pool->more);
     pthread_mutex_destroy(&pool->lock);
