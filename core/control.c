@@ -14,6 +14,7 @@
 #include <pthread.h>
 #include <signal.h>
 #include <stdatomic.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
@@ -88,7 +89,7 @@ static void peer_of(const struct conn *conn, char *out, size_t room)
         getnameinfo((struct sockaddr *)&addr, len, host, sizeof(host), port, sizeof(port),
                     NI_NUMERICHOST | NI_NUMERICSERV) ||
         fy_name_join(host, (uint16_t)atoi(port), out, room))
-        strcpy(out, "a peer");
+        snprintf(out, room, "a peer");
 }
 
 static void log_conn(const struct conn *conn, const char *what, const char *why)

@@ -267,7 +267,7 @@ ferry_status fy_name_own_host(char *host_out)
 {
     if (!host_of_default_route(AF_INET, host_out) &&
         !host_of_default_route(AF_INET6, host_out) && !host_of_an_interface(host_out))
-        strcpy(host_out, "127.0.0.1");
+        snprintf(host_out, FY_HOST_MAX, "127.0.0.1");
     return FERRY_OK;
 }
 
