@@ -1,0 +1,269 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Runs each point in a process group of its own and turns whatever becomes of it, an answer, a
+ * crash, a hang, into one outcome. Never loads the plugin itself.
+ */
+#include "suite.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#define EXIT_ENDED 9 /* of a process that has told its outcome */
+
+int fc_point_limit(void)
+{
+    return fc_points[fc_n_points - 1].number + 1;
+}
+
+const char *fc_point_name(int number, const char **about_out)
+{
+    for (size_t i = 0; i < fc_n_points; i++) {
+        if (fc_points[i].number == number) {
+            if (about_out)
+                *about_out = fc_points[i].about;
+            return fc_points[i].name;
+        }
+    }
+    return NULL;
+}
+
+static bool in_target(const struct fc_ctx *ctx)
+{
+    return ctx->up.ctx != NULL;
+}
+
+void fc_stage(struct fc_ctx *ctx, const char *name)
+{
+    char *stage = in_target(ctx) ? ctx->shared->target_stage : ctx->shared->stage;
+    snprintf(stage, sizeof(ctx->shared->stage), "%s", name ? name : "");
+}
+
+/* The first outcome counts; a second one of another thread or process is dropped. */
+static void tell(struct fc_ctx *ctx, enum fc_result result, const char *expected,
+                 const char *fmt, va_list ap)
+{
+    struct fc_shared *shared = ctx->shared;
+    int none = 0;
+    if (!atomic_compare_exchange_strong(&shared->ended, &none, -1))
+        return;
+    snprintf(shared->expected, sizeof(shared->expected), "%s", expected);
+    vsnprintf(shared->seen, sizeof(shared->seen), fmt, ap);
+    for (unsigned i = 0; !in_target(ctx) && i < ctx->n_targets; i++) {
+        struct fc_target *t = &ctx->target[i];
+        int how;
+        if (t->pid > 0 && waitpid(t->pid, &how, WNOHANG) == t->pid && WIFSIGNALED(how)) {
+            size_t at = strlen(shared->seen);
+            snprintf(shared->seen + at, sizeof(shared->seen) - at,
+                     "; the target's process died of SIG%s %s%s", sigabbrev_np(WTERMSIG(how)),
+                     shared->target_stage[0] ? "in " : "", shared->target_stage);
+        }
+    }
+    atomic_store(&shared->ended, 1 + (int)result);
+}
+
+void fc_fail(struct fc_ctx *ctx, const char *expected, const char *seen, ...)
+{
+    va_list ap;
+    va_start(ap, seen);
+    tell(ctx, FC_FAIL, expected, seen, ap);
+    va_end(ap);
+    _exit(EXIT_ENDED);
+}
+
+void fc_not_applicable(struct fc_ctx *ctx, const char *seen, ...)
+{
+    va_list ap;
+    va_start(ap, seen);
+    tell(ctx, FC_NOT_APPLICABLE, "", seen, ap);
+    va_end(ap);
+    _exit(EXIT_ENDED);
+}
+
+void fc_skip(struct fc_ctx *ctx, const char *seen, ...)
+{
+    va_list ap;
+    va_start(ap, seen);
+    tell(ctx, FC_SKIPPED, "", seen, ap);
+    va_end(ap);
+    _exit(EXIT_ENDED);
+}
+
+void fc_note(struct fc_ctx *ctx, const char *seen, ...)
+{
+    va_list ap;
+    va_start(ap, seen);
+    vsnprintf(ctx->shared->seen, sizeof(ctx->shared->seen), seen, ap);
+    va_end(ap);
+}
+
+static void __attribute__((noreturn))
+child_main(const struct fc_options *opt, const struct fc_point *point, bool two,
+           struct fc_shared *shared)
+{
+    static struct fc_ctx ctx;
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    ctx.opt = opt;
+    ctx.shared = shared;
+    ctx.number = point->number;
+    ctx.two = two;
+    ctx.rng = opt->seed * 0x9e3779b97f4a7c15u + (uint64_t)(point->number + 1);
+    fc_node_init(&ctx.self, &ctx, "conf-a");
+    if (point->targets)
+        fc_targets_make(&ctx, point->targets);
+    point->run(&ctx);
+    atomic_store(&shared->ended, 1 + FC_PASS);
+    exit(0); /* not _exit: a leak checker has its say */
+}
+
+/* False: still there after limit_ms. */
+static bool wait_child(pid_t pid, uint64_t limit_ms, int *how_out)
+{
+    uint64_t end = fc_now_ms() + limit_ms;
+    for (;;) {
+        pid_t got = waitpid(pid, how_out, WNOHANG);
+        if (got == pid)
+            return true;
+        if (got < 0 || fc_now_ms() > end)
+            return false;
+        fc_sleep_ms(2);
+    }
+}
+
+static void join_log(const struct fc_shared *shared, char *out, size_t room)
+{
+    unsigned end = atomic_load(&shared->log_at);
+    unsigned from = end > FC_COUNT(shared->log) ? end - (unsigned)FC_COUNT(shared->log) : 0;
+    size_t at = 0;
+    out[0] = '\0';
+    for (unsigned i = from; i < end && at < room; i++) {
+        int n = snprintf(out + at, room - at, "%s%s", at ? "\n" : "",
+                         shared->log[i % FC_COUNT(shared->log)]);
+        at += n > 0 ? (size_t)n : 0;
+    }
+}
+
+/* Fills shared and outcome; returns whether the point's process could be made. */
+static bool run_point(const struct fc_options *opt, const struct fc_point *point, bool two,
+                      struct fc_shared *shared, struct fc_outcome *out)
+{
+    static char log[4200];
+    memset(shared, 0, sizeof(*shared));
+    uint64_t begin = fc_now_ms();
+    fflush(NULL);
+    pid_t pid = fork();
+    if (pid < 0)
+        return false;
+    if (pid == 0) {
+        setpgid(0, 0);
+        child_main(opt, point, two, shared);
+    }
+    setpgid(pid, pid);
+    int how = 0;
+    const uint64_t limit_ms = FC_SLOW(point->limit_s * 1000u);
+    bool hung = !wait_child(pid, limit_ms, &how);
+    kill(-pid, SIGKILL);
+    if (hung)
+        waitpid(pid, &how, 0);
+    int ended = atomic_load(&shared->ended);
+    *out = (struct fc_outcome){.number = point->number,
+                               .name = point->name,
+                               .expected = shared->expected,
+                               .seen = shared->seen,
+                               .log = log,
+                               .ms = (unsigned)(fc_now_ms() - begin)};
+    const char *in = shared->stage[0] ? " in " : "";
+    if (hung) {
+        out->result = FC_FAIL;
+        snprintf(shared->expected, sizeof(shared->expected), "%s", point->about);
+        snprintf(shared->seen, sizeof(shared->seen), "hung%s%s: no end within %llu s%s%s", in,
+                 shared->stage, (unsigned long long)limit_ms / 1000,
+                 shared->target_stage[0] ? "; the target is in " : "", shared->target_stage);
+    } else if (ended == 1 + FC_PASS && WIFEXITED(how) && WEXITSTATUS(how) == 0) {
+        out->result = FC_PASS;
+        snprintf(shared->expected, sizeof(shared->expected), "%s", point->about);
+    } else if (ended > 1 && WIFEXITED(how) && WEXITSTATUS(how) == EXIT_ENDED) {
+        out->result = (enum fc_result)(ended - 1);
+        if (!shared->expected[0])
+            snprintf(shared->expected, sizeof(shared->expected), "%s", point->about);
+    } else {
+        out->result = FC_FAIL;
+        snprintf(shared->expected, sizeof(shared->expected), "%s", point->about);
+        if (WIFSIGNALED(how))
+            snprintf(shared->seen, sizeof(shared->seen), "the process died of SIG%s%s%s",
+                     sigabbrev_np(WTERMSIG(how)), in, shared->stage);
+        else if (ended == 1 + FC_PASS)
+            snprintf(shared->seen, sizeof(shared->seen),
+                     "the process ended with status %d after the point had passed "
+                     "(a sanitizer's report?)",
+                     WEXITSTATUS(how));
+        else
+            snprintf(shared->seen, sizeof(shared->seen),
+                     "the process exited with status %d%s%s", WEXITSTATUS(how), in,
+                     shared->stage);
+    }
+    join_log(shared, log, sizeof(log));
+    return true;
+}
+
+/* Can a peer in a second process be reached? */
+static void shape_run(struct fc_ctx *ctx)
+{
+    fc_target_open(&ctx->target[0]);
+    fc_load(ctx);
+    fc_open(ctx, &ctx->self);
+    if (!(ctx->caps.flags & FERRY_CAP_LOOPBACK))
+        return;
+    struct fc_queue q;
+    fc_queue_open(ctx, 8, &q);
+    struct ferry_peer *peer = NULL;
+    struct ferry_kvs attrs = fc_kvs_view(&ctx->target[0].attrs);
+    ferry_status status =
+        FC_CALL(ctx, peer_open, ctx->self.tp, ctx->target[0].node->name, &attrs, &peer);
+    if (status == FERRY_OK)
+        status = FC_CALL(ctx, peer_attach, peer, q.q, FC_ATTACH_MS);
+    if (status != FERRY_OK)
+        fc_not_applicable(ctx, "a peer in a second process gave %s", fc_status(status));
+}
+
+static const struct fc_point shape_point = {
+    .number = -1, .name = "shape", .about = "", .run = shape_run, .targets = 1, .limit_s = 20};
+
+bool fc_run(const struct fc_options *options, struct fc_summary *summary_out)
+{
+    struct fc_outcome outcome;
+    memset(summary_out, 0, sizeof(*summary_out));
+    struct fc_shared *shared =
+        mmap(NULL, sizeof(*shared), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    if (shared == MAP_FAILED)
+        return false;
+    bool two = options->processes != FC_PROCESSES_ONE;
+    bool ok = true;
+    if (options->processes == FC_PROCESSES_AUTO) {
+        ok = run_point(options, &shape_point, true, shared, &outcome);
+        if (ok && outcome.result == FC_NOT_APPLICABLE) {
+            two = false;
+            snprintf(summary_out->why_one, sizeof(summary_out->why_one), "%s", outcome.seen);
+        }
+    }
+    summary_out->two_processes = two;
+    for (size_t i = 0; ok && i < fc_n_points; i++) {
+        if (options->only && !options->only[fc_points[i].number])
+            continue;
+        ok = run_point(options, &fc_points[i], two, shared, &outcome);
+        if (!ok)
+            break;
+        summary_out->passed += outcome.result == FC_PASS;
+        summary_out->failed += outcome.result == FC_FAIL;
+        summary_out->not_applicable += outcome.result == FC_NOT_APPLICABLE;
+        summary_out->skipped += outcome.result == FC_SKIPPED;
+        options->report(options->arg, &outcome);
+    }
+    munmap(shared, sizeof(*shared));
+    return ok;
+}
