@@ -11,6 +11,10 @@
  * A segment's document: what a process publishes so that peers can reach its memory. Immutable
  * once made, counted. The JSON is Mooncake's with our members beside (docs/wire.md).
  */
+#define FY_DOC_MAX_TRANSPORTS 16 /* more of a peer's are passed over */
+
+struct fy_doc_text;
+
 struct fy_doc_transport {
     char name[32];
     struct fy_kv attrs; /* as export_segment wrote them */
@@ -33,12 +37,14 @@ struct fy_doc {
     struct fy_doc_transport *transports; /* primary first */
     size_t n_buffers;
     struct fy_doc_buffer *buffers; /* sorted by address; may overlap (upstream nodes) */
-    char *locations;               /* storage of the strings */
+    struct fy_doc_text *locations; /* storage of the strings */
     /* Greatest end address of buffers[0..i]: lets a lookup stop early where buffers overlap. */
     uint64_t *ends;
 };
 
-/* For building one: everything is copied. */
+/* For building one: everything is copied. Attributes cannot be named as members of the document
+ * itself are (name, protocol, buffers, timestamp, epoch, transports, access, addr, length):
+ * FERRY_EINVAL. */
 ferry_status fy_doc_new(const char *name, const char *epoch, struct fy_doc **doc_out);
 /* The first one added is the primary. */
 ferry_status fy_doc_add_transport(struct fy_doc *doc, const char *name,
@@ -55,8 +61,8 @@ ferry_status fy_doc_encode(const struct fy_doc *doc, struct fy_buf *out);
 /*
  * From untrusted text. Upstream's documents too: without "transports" the top-level members are
  * the attributes of the transport named in "protocol". FERRY_EINVAL: the text says which member
- * is missing or of a wrong type. Unusable devices and buffers of upstream nodes are passed
- * over, as facts on traps demand (an empty rkey list, zero gid).
+ * is missing or of a wrong type. Empty, wrapping and zero-address buffers are passed over; what
+ * is in attributes (an empty rkey list, a zero gid) is left for the transport to judge.
  */
 ferry_status fy_doc_parse(const char *json, size_t len, struct fy_doc **doc_out);
 
