@@ -35,7 +35,7 @@ struct ferry_store {
 static ferry_status p2p_open(const struct ferry_host *host, const char *uri,
                              const struct ferry_kvs *config, struct ferry_store **store_out)
 {
-    static const char *const known[] = {"timeout_ms", "default_port", NULL};
+    static const char *const known[] = {"timeout_ms", NULL};
     struct ferry_store *store;
     ferry_status status = fm_config_check(host, config, "p2p", known);
 
@@ -54,7 +54,7 @@ static ferry_status p2p_open(const struct ferry_host *host, const char *uri,
     status = fm_config_u32(host, config, "timeout_ms", 1, 3600000, &store->timeout_ms);
     if (!status)
         status =
-            fm_config_u32(host, config, "default_port", 1, 65535, &store->default_port);
+            fm_config_u32(host, config, "core.default_port", 1, 65535, &store->default_port);
     if (status) {
         free(store);
         return status;
