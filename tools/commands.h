@@ -5,6 +5,7 @@
 #include "args.h"
 
 /* One file a subcommand: cmd_NAME.c; main.c lists them. */
+extern const struct command cmd_metadata_server;
 extern const struct command cmd_plugins;
 
 #endif /* FERRY_TOOL_COMMANDS_H */

@@ -13,6 +13,7 @@
 static const struct command cmd_help;
 
 static const struct command *const commands[] = {
+    &cmd_metadata_server,
     &cmd_plugins,
     &cmd_help,
     NULL,
