@@ -65,7 +65,7 @@ static ferry_status config_new(const char *path, const char *role,
 
 static ferry_status take_text(const char *text, size_t len, int yaml, const char *name,
                               enum fy_member_home home, const struct fy_log *log,
-                              struct fy_config *config)
+                              struct fy_config *config, struct fy_places *places)
 {
     const char *nul = memchr(text, 0, len);
     struct fy_node *root;
@@ -78,7 +78,7 @@ static ferry_status take_text(const char *text, size_t len, int yaml, const char
                   : fy_tree_from_json(text, len, name, &root);
     if (status != FERRY_OK)
         return status;
-    status = fy_members_take(root, home, name, log, config);
+    status = fy_members_take(root, home, name, log, config, places);
     fy_node_free(root);
     return status;
 }
@@ -165,20 +165,20 @@ static ferry_status own_text(struct fy_config *config, const char *member, const
 }
 
 static ferry_status take_options(const struct ferry_options *options, const struct fy_log *log,
-                                 struct fy_config *config)
+                                 struct fy_config *config, struct fy_places *places)
 {
     const struct fy_place server = {.name = "options"};
     ferry_status status = FERRY_OK;
 
     if (options->config_json && *options->config_json)
         status = take_text(options->config_json, strlen(options->config_json), 0,
-                           "options.config_json", FY_HOME_FERRY, log, config);
+                           "options.config_json", FY_HOME_FERRY, log, config, places);
     if (status == FERRY_OK)
         status = own_text(config, "bind", options->bind);
     if (status == FERRY_OK && options->name && *options->name)
         status = fy_set_text(&config->name, options->name);
     if (status == FERRY_OK && options->metadata_server && *options->metadata_server)
-        status = fy_rule_metadata(&server, options->metadata_server, NULL, log,
+        status = fy_rule_metadata(&server, options->metadata_server, &server, NULL, log,
                                   &config->metadata_server);
     if (status == FERRY_OK && options->protocol)
         status = fy_rule_protocol(&server, options->protocol, log, &config->protocol);
@@ -219,7 +219,7 @@ static ferry_status copy_text(const struct fy_config *config, const char *member
     return text ? fy_set_text(out, text) : FERRY_OK;
 }
 
-static ferry_status finish_role(const struct fy_place *place, const struct fy_log *log,
+static ferry_status finish_role(const struct fy_places *places, const struct fy_log *log,
                                 struct fy_config *config)
 {
     const int prefill = strcmp(config->role, "prefill") == 0;
@@ -238,11 +238,12 @@ static ferry_status finish_role(const struct fy_place *place, const struct fy_lo
     if (config->name)
         return FERRY_OK;
     if (!own)
-        return said ? fy_set_text(&config->name, said)
-                    : fy_fail_at(place, "\"%s_url\" is missing, which the role %s needs",
-                                 config->role, config->role);
+        return said
+                   ? fy_set_text(&config->name, said)
+                   : fy_fail_at(&places->root, "\"%s_url\" is missing, which the role %s needs",
+                                config->role, config->role);
     if (said && strcmp(said, own) != 0)
-        fy_say_at(log, FERRY_LOG_WARN, place,
+        fy_say_at(log, FERRY_LOG_WARN, &places->name,
                   "\"ferry.name\" is ignored: the role %s has the name %s", config->role, own);
     return fy_set_text(&config->name, own);
 }
@@ -280,17 +281,16 @@ static ferry_status finish_ports(const struct fy_place *place, const struct fy_l
     return FERRY_OK;
 }
 
-static ferry_status finish(const char *name, const struct ferry_options *options,
+static ferry_status finish(const struct fy_places *places, const struct ferry_options *options,
                            const struct fy_log *log, struct fy_config *config)
 {
-    const struct fy_place place = {.name = name};
     const cJSON *level = cJSON_GetObjectItemCaseSensitive(config->ferry, "log_level");
-    ferry_status status = finish_role(&place, log, config);
+    ferry_status status = finish_role(places, log, config);
 
     if (status == FERRY_OK)
         status = finish_cluster(config);
     if (status == FERRY_OK)
-        status = finish_ports(&place, log, config);
+        status = finish_ports(&places->ports, log, config);
     if (status == FERRY_OK)
         status = copy_text(config, "bind", &config->bind);
     if (status == FERRY_OK)
@@ -308,6 +308,13 @@ static ferry_status finish(const char *name, const struct ferry_options *options
     return status;
 }
 
+static struct fy_places places_in(const char *name)
+{
+    const struct fy_place place = {.name = name};
+
+    return (struct fy_places){place, place, place};
+}
+
 static ferry_status check_role(const char *role)
 {
     if (!role || !*role || strcmp(role, "prefill") == 0 || strcmp(role, "decode") == 0)
@@ -321,6 +328,8 @@ ferry_status fy_config_parse(const char *text, size_t len, int yaml, const char 
                              struct fy_config **config_out)
 {
     const struct ferry_options options = {.size = sizeof(options)};
+
+    struct fy_places places = places_in(name);
     struct fy_config *config;
     ferry_status status = check_role(role);
 
@@ -328,9 +337,9 @@ ferry_status fy_config_parse(const char *text, size_t len, int yaml, const char 
         status = config_new(name, role, &config);
     if (status != FERRY_OK)
         return status;
-    status = take_text(text, len, yaml, name, FY_HOME_TOP, log, config);
+    status = take_text(text, len, yaml, name, FY_HOME_TOP, log, config, &places);
     if (status == FERRY_OK)
-        status = finish(name, &options, log, config);
+        status = finish(&places, &options, log, config);
     if (status != FERRY_OK)
         fy_config_free(config);
     else
@@ -343,7 +352,7 @@ static ferry_status load(const char *text, size_t len, const char *path, const c
                          const struct ferry_options *given, const struct fy_log *log,
                          struct fy_config **config_out)
 {
-    const char *name = path ? path : "configuration";
+    struct fy_places places = places_in(path ? path : "configuration");
     struct ferry_options options;
     struct fy_config *config;
     ferry_status status = check_role(role);
@@ -356,13 +365,13 @@ static ferry_status load(const char *text, size_t len, const char *path, const c
         return status;
     if (text)
         status = take_text(text, len, ends_in(path, ".yaml") || ends_in(path, ".yml"), path,
-                           FY_HOME_TOP, log, config);
+                           FY_HOME_TOP, log, config, &places);
     if (status == FERRY_OK)
-        status = take_options(&options, log, config);
+        status = take_options(&options, log, config, &places);
     if (status == FERRY_OK)
         status = take_environment(log, config);
     if (status == FERRY_OK)
-        status = finish(name, &options, log, config);
+        status = finish(&places, &options, log, config);
     if (status != FERRY_OK)
         fy_config_free(config);
     else

@@ -295,6 +295,8 @@ static ferry_status read_key(struct reader *r, struct fy_place *place, char **ke
     char shown[16];
 
     *place = here(r);
+    if (r->at < r->end && *r->at == '\'')
+        return fy_fail_at(place, "JSON knows double quotes only");
     if (r->at >= r->end || *r->at != '"')
         return fy_fail_at(place, "expected the name of a member in double quotes, found %s",
                           found(r, shown));

@@ -175,6 +175,7 @@ struct walk {
     enum fy_member_home home; /* what is being read: TOP or FERRY */
     struct fy_buf ignored;    /* members of Mooncake's store, for one line */
     uint32_t ignored_line, ignored_column;
+    struct fy_places *places;
 };
 
 static struct fy_place place_of(const struct walk *w, const struct fy_node *node, int of_key)
@@ -251,8 +252,8 @@ static ferry_status unknown(const struct walk *w, const struct fy_node *node)
         if (!fy_word_is_near(node->key, fy_members[i].name))
             continue;
         if (fy_members[i].home == w->home)
-            return fy_fail_at(&place, "unknown member \"%s%.60s\"; did you mean \"%s\"?",
-                              path_of(w), node->key, fy_members[i].name);
+            return fy_fail_at(&place, "unknown member \"%s%.60s\"; did you mean \"%s%s\"?",
+                              path_of(w), node->key, path_of(w), fy_members[i].name);
         if (fy_members[i].home == FY_HOME_STORE && w->home == FY_HOME_TOP)
             near_store = fy_members[i].name;
     }
@@ -341,8 +342,13 @@ static ferry_status take_ferry(struct walk *w, const struct fy_node *object,
 
         if (node->kind == FY_NODE_NULL)
             continue;
+        if (strcmp(node->key, "name") == 0)
+            w->places->name = place_of(w, node, 0);
+        if (strcmp(node->key, "min_port") == 0 || strcmp(node->key, "max_port") == 0)
+            w->places->ports = place_of(w, node, 0);
         if (member)
             status = check_type(w, member, node);
+
         else if (node->kind != FY_NODE_OBJECT)
             status = unknown(w, node);
     }
@@ -412,7 +418,11 @@ static ferry_status take_values(struct walk *w, const struct fy_node *root,
     if (text_of(server)) {
         const struct fy_place place = place_of(w, server, 0);
 
-        status = fy_rule_metadata(&place, server->text, text_of(backend), w->log,
+        struct fy_place other = place;
+
+        if (backend)
+            other = place_of(w, backend, 0);
+        status = fy_rule_metadata(&place, server->text, &other, text_of(backend), w->log,
                                   &config->metadata_server);
     }
     return status;
@@ -420,10 +430,12 @@ static ferry_status take_values(struct walk *w, const struct fy_node *root,
 
 ferry_status fy_members_take(const struct fy_node *root, enum fy_member_home home,
                              const char *name, const struct fy_log *log,
-                             struct fy_config *config)
+                             struct fy_config *config, struct fy_places *places)
 {
-    struct walk w = {.name = name, .log = log, .home = FY_HOME_TOP};
+    struct walk w = {.name = name, .log = log, .home = FY_HOME_TOP, .places = places};
     ferry_status status = FERRY_OK;
+
+    places->root = place_of(&w, root, 0);
 
     if (root->kind != FY_NODE_OBJECT) {
         const struct fy_place place = place_of(&w, root, 0);

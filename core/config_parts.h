@@ -66,11 +66,17 @@ extern const char fy_env_bare_scheme[]; /* what a metadata_server without a sche
  * line, one that is passed over an INFO line. */
 ferry_status fy_env_apply(struct cJSON *ferry, const struct fy_log *log);
 
+/* Where those values stand that are looked at once more when all is joined; line 0 = nowhere.
+ */
+struct fy_places {
+    struct fy_place root, name, ports;
+};
+
 /* Reads a tree into the configuration: checks each member, warns of the unknown. `home` TOP: a
  * whole file; FERRY: the object alone. Joined into what is in `config`. */
 ferry_status fy_members_take(const struct fy_node *root, enum fy_member_home home,
                              const char *name, const struct fy_log *log,
-                             struct fy_config *config);
+                             struct fy_config *config, struct fy_places *places);
 
 /* Is `word` a slip of `known`? Case, '-' and '_' do not count; two edits do, one in a word of
  * up to five letters. Equal words are not near. */
@@ -80,7 +86,8 @@ int fy_word_is_near(const char *word, const char *known);
 ferry_status fy_rule_url(const struct fy_place *place, const char *member, const char *value,
                          char **out);
 ferry_status fy_rule_metadata(const struct fy_place *place, const char *server,
-                              const char *backend, const struct fy_log *log, char **out);
+                              const struct fy_place *backend_place, const char *backend,
+                              const struct fy_log *log, char **out);
 ferry_status fy_rule_protocol(const struct fy_place *place, const char *value,
                               const struct fy_log *log, char **out);
 ferry_status fy_rule_devices(const struct fy_place *place, const char *value,

@@ -69,6 +69,11 @@ ferry_status fy_rule_url(const struct fy_place *place, const char *member, const
         return fy_fail_at(place,
                           "\"%s\" is \"%.200s\"; allowed is \"host:port\", with no scheme",
                           member, value);
+    if (has_space(value))
+        return fy_fail_at(place, "\"%s\" is \"%.200s\"; there are spaces in it", member, value);
+    if (strpbrk(value, ",;"))
+        return fy_fail_at(place, "\"%s\" is \"%.200s\"; it is one node, \"host:port\"", member,
+                          value);
     if (first && value[0] != '[' && strchr(first + 1, ':'))
         return fy_fail_at(place,
                           "\"%s\" is \"%.200s\"; an IPv6 address stands in brackets: "
@@ -171,15 +176,16 @@ static ferry_status join_url(const struct fy_place *place, const char *scheme, s
 }
 
 ferry_status fy_rule_metadata(const struct fy_place *place, const char *server,
-                              const char *backend, const struct fy_log *log, char **out)
+                              const struct fy_place *backend_place, const char *backend,
+                              const struct fy_log *log, char **out)
 {
     char shown[256];
     size_t len;
 
     if (strcmp(server, p2p) == 0) {
         if (backend)
-            fy_say_at(log, FERRY_LOG_WARN, place, "\"metadata_backend\" is ignored beside %s",
-                      p2p);
+            fy_say_at(log, FERRY_LOG_WARN, backend_place,
+                      "\"metadata_backend\" is ignored beside %s", p2p);
         return fy_set_text(out, server);
     }
     fy_config_hide(server, shown, sizeof(shown));
@@ -194,7 +200,7 @@ ferry_status fy_rule_metadata(const struct fy_place *place, const char *server,
         if (!server[len + 3])
             return fy_fail_at(place, "\"metadata_server\" is \"%s\"; a host is missing", shown);
         if (backend && strncasecmp(server, backend, len) != 0)
-            fy_say_at(log, FERRY_LOG_WARN, place,
+            fy_say_at(log, FERRY_LOG_WARN, backend_place,
                       "\"metadata_backend\" is ignored: \"metadata_server\" says %.*s itself",
                       (int)len, server);
         return join_url(place, server, len, server + len + 3, out);
@@ -208,7 +214,7 @@ ferry_status fy_rule_metadata(const struct fy_place *place, const char *server,
         backend = fy_env_bare_scheme;
     for (const char *c = backend; *c; c++)
         if (!isalnum((unsigned char)*c))
-            return fy_fail_at(place,
+            return fy_fail_at(backend_place,
                               "\"metadata_backend\" is \"%.60s\"; allowed is the scheme "
                               "of a metadata service, as in \"SCHEME://host:port\"",
                               backend);
@@ -281,13 +287,19 @@ static ferry_status split(const struct fy_place *place, const char *member, cons
 
 static ferry_status check_transport(const struct fy_place *place, const char *name)
 {
-    size_t plain = strspn(name, "abcdefghijklmnopqrstuvwxyz0123456789_");
+    static const char allowed[] = "abcdefghijklmnopqrstuvwxyz0123456789_";
+    char lower[32] = "";
+
+    for (size_t i = 0; name[i] && i < sizeof(lower) - 1; i++)
+        lower[i] = (char)tolower((unsigned char)name[i]);
 
     if (strcasecmp(name, "auto") == 0)
         return fy_fail_at(
             place, "\"protocol\" is \"%s\"; leave the member out for the automatic choice",
             name);
-    if (name[plain] || strlen(name) > 31)
+    if (strcmp(lower, name) != 0 && !lower[strspn(lower, allowed)])
+        return fy_fail_at(place, "\"protocol\" has \"%s\"; did you mean \"%s\"?", name, lower);
+    if (strcmp(lower, name) != 0 || name[strspn(name, allowed)])
         return fy_fail_at(place,
                           "\"protocol\": \"%s\" is no transport's name; those are lower-case "
                           "letters and digits",
