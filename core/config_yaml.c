@@ -40,7 +40,8 @@ static char byte_at(const struct reader *r, const struct fy_place *place)
 
     for (uint32_t line = 1; at && line < place->line; line++) {
         at = memchr(at, '\n', (size_t)(end - at));
-        at += at != NULL;
+        if (at)
+            at++;
     }
     for (uint32_t column = 1; at && at < end && column < place->column; column++)
         do
