@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The files in config/, one for each rule, read and held against config/expected: what is
- * logged and what becomes of the values, word for word, places included. `test_config_files DIR
- * FILE [ROLE]` prints what it finds in that form.
+ * The files in tests/data/config, one for each rule, held against "expected" beside them: what
+ * is logged and what becomes of the values, word for word, places included. `test_config_files
+ * DIR FILE [ROLE]` prints what it finds in that form.
  */
 #include <setjmp.h>
 #include <stdarg.h>
