@@ -32,8 +32,10 @@ static FILE *to_server, *from_server;
 static pid_t server_pid;
 static _Thread_local char words[512];
 
-static void host_log(const struct ferry_host *host, enum ferry_log_level level,
-                     const char *file, int line, const char *fmt, ...)
+__attribute__((format(printf, 5, 6))) static void host_log(const struct ferry_host *host,
+                                                           enum ferry_log_level level,
+                                                           const char *file, int line,
+                                                           const char *fmt, ...)
 {
     va_list ap;
 
