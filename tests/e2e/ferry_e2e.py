@@ -348,8 +348,7 @@ class Lab:
               "name", Host.device, "netns", second.netns)
         for host in hosts:
             # Addresses stay when the cable is pulled, and are usable at once.
-            host.run("sysctl", "-qw", "net.ipv6.conf.all.keep_addr_on_down=1",
-                     f"net.ipv6.conf.{Host.device}.accept_dad=0")
+            host.run("sh", "-c", "echo 1 >/proc/sys/net/ipv6/conf/all/keep_addr_on_down")
             host.run("ip", "addr", "add", f"{host.ipv4}/24", "dev", Host.device)
             host.run("ip", "addr", "add", f"{host.ipv6}/64", "dev", Host.device, "nodad")
             host.plug()
