@@ -365,7 +365,8 @@ void fc_transfer(struct fc_queue *queue, enum ferry_op op, struct ferry_peer *pe
     free(status);
 }
 
-void fc_scene_open(struct fc_ctx *ctx, uint64_t len, uint32_t depth, struct fc_scene *s)
+void fc_scene_open_unattached(struct fc_ctx *ctx, uint64_t len, uint32_t depth,
+                              struct fc_scene *s)
 {
     const uint32_t all =
         FERRY_ACCESS_LOCAL_WRITE | FERRY_ACCESS_REMOTE_READ | FERRY_ACCESS_REMOTE_WRITE;
@@ -376,11 +377,16 @@ void fc_scene_open(struct fc_ctx *ctx, uint64_t len, uint32_t depth, struct fc_s
     fc_open(ctx, &ctx->self);
     fc_queue_open(ctx, depth, &s->q);
     s->peer = fc_peer_open(s->t);
-    fc_attach(ctx, s->peer, &s->q);
     s->local = fc_map(ctx, len);
     s->mr = fc_mem_reg(ctx, s->local, len, all);
     fc_target_reg(s->t, len, all, &s->mem);
     s->rmem = fc_rmem_open(ctx, s->peer, &s->mem);
+}
+
+void fc_scene_open(struct fc_ctx *ctx, uint64_t len, uint32_t depth, struct fc_scene *s)
+{
+    fc_scene_open_unattached(ctx, len, depth, s);
+    fc_attach(ctx, s->peer, &s->q);
 }
 
 /* What is NULL was closed by the point itself. */

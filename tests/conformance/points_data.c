@@ -355,7 +355,7 @@ void fc_point_canaries(struct fc_ctx *ctx)
     fc_scene_close(ctx, &s);
 }
 
-/* `len` bytes that end at a page nobody may touch. */
+/* `len` bytes that end at a page nobody may touch; aligned like len. */
 static void *at_edge(struct fc_ctx *ctx, size_t len)
 {
     uint8_t *page = fc_map(ctx, 2 * PAGE);
@@ -385,14 +385,14 @@ void fc_point_sizes(struct fc_ctx *ctx)
     fc_scene_open(ctx, 65536, 16, &s);
     char what[64];
 
-    for (uint32_t room = 8; room <= sizeof(struct ferry_tp_caps) + 64; room += 4) {
+    for (uint32_t room = 8; room <= sizeof(struct ferry_tp_caps) + 64; room += 8) {
         unsigned char *mem = at_edge(ctx, room);
         memcpy(mem, &room, 4);
         snprintf(what, sizeof(what), "query with size %u", room);
         ferry_status status = FC_CALL(ctx, query, ctx->self.tp, (void *)mem);
         check_out(ctx, what, status, mem, room, sizeof(struct ferry_tp_caps));
     }
-    for (uint32_t room = 8; room <= sizeof(struct ferry_device) + 64; room += 4) {
+    for (uint32_t room = 8; room <= sizeof(struct ferry_device) + 64; room += 8) {
         unsigned char *mem = at_edge(ctx, room);
         memcpy(mem, &room, 4);
         snprintf(what, sizeof(what), "device with size %u", room);

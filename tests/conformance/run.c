@@ -6,6 +6,7 @@
 #include "suite.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdlib.h>
@@ -40,8 +41,8 @@ static bool in_target(const struct fc_ctx *ctx)
 
 void fc_stage(struct fc_ctx *ctx, const char *name)
 {
-    char *stage = in_target(ctx) ? ctx->shared->target_stage : ctx->shared->stage;
-    snprintf(stage, sizeof(ctx->shared->stage), "%s", name ? name : "");
+    atomic_store_explicit(in_target(ctx) ? &ctx->shared->target_stage : &ctx->shared->stage,
+                          name, memory_order_relaxed);
 }
 
 /* The first outcome counts; a second one of another thread or process is dropped. */
@@ -59,9 +60,10 @@ static void tell(struct fc_ctx *ctx, enum fc_result result, const char *expected
         int how;
         if (t->pid > 0 && waitpid(t->pid, &how, WNOHANG) == t->pid && WIFSIGNALED(how)) {
             size_t at = strlen(shared->seen);
+            const char *in_target_call = atomic_load(&shared->target_stage);
             snprintf(shared->seen + at, sizeof(shared->seen) - at,
                      "; the target's process died of SIG%s %s%s", sigabbrev_np(WTERMSIG(how)),
-                     shared->target_stage[0] ? "in " : "", shared->target_stage);
+                     in_target_call ? "in " : "", in_target_call ? in_target_call : "");
         }
     }
     atomic_store(&shared->ended, 1 + (int)result);
@@ -114,6 +116,8 @@ child_main(const struct fc_options *opt, const struct fc_point *point, bool two,
     ctx.two = two;
     ctx.rng = opt->seed * 0x9e3779b97f4a7c15u + (uint64_t)(point->number + 1);
     fc_node_init(&ctx.self, &ctx, "conf-a");
+    for (size_t fd = 0; fd < FC_COUNT(ctx.inherited_fd); fd++)
+        ctx.inherited_fd[fd] = fcntl((int)fd, F_GETFD) >= 0;
     if (point->targets)
         fc_targets_make(&ctx, point->targets);
     point->run(&ctx);
@@ -177,13 +181,16 @@ static bool run_point(const struct fc_options *opt, const struct fc_point *point
                                .seen = shared->seen,
                                .log = log,
                                .ms = (unsigned)(fc_now_ms() - begin)};
-    const char *in = shared->stage[0] ? " in " : "";
+    const char *stage = atomic_load(&shared->stage);
+    const char *target_stage = atomic_load(&shared->target_stage);
+    const char *in = stage ? " in " : "";
+    stage = stage ? stage : "";
     if (hung) {
         out->result = FC_FAIL;
         snprintf(shared->expected, sizeof(shared->expected), "%s", point->about);
         snprintf(shared->seen, sizeof(shared->seen), "hung%s%s: no end within %llu s%s%s", in,
-                 shared->stage, (unsigned long long)limit_ms / 1000,
-                 shared->target_stage[0] ? "; the target is in " : "", shared->target_stage);
+                 stage, (unsigned long long)limit_ms / 1000,
+                 target_stage ? "; the target is in " : "", target_stage ? target_stage : "");
     } else if (ended == 1 + FC_PASS && WIFEXITED(how) && WEXITSTATUS(how) == 0) {
         out->result = FC_PASS;
         snprintf(shared->expected, sizeof(shared->expected), "%s", point->about);
@@ -196,7 +203,7 @@ static bool run_point(const struct fc_options *opt, const struct fc_point *point
         snprintf(shared->expected, sizeof(shared->expected), "%s", point->about);
         if (WIFSIGNALED(how))
             snprintf(shared->seen, sizeof(shared->seen), "the process died of SIG%s%s%s",
-                     sigabbrev_np(WTERMSIG(how)), in, shared->stage);
+                     sigabbrev_np(WTERMSIG(how)), in, stage);
         else if (ended == 1 + FC_PASS)
             snprintf(shared->seen, sizeof(shared->seen),
                      "the process ended with status %d after the point had passed "
@@ -204,8 +211,7 @@ static bool run_point(const struct fc_options *opt, const struct fc_point *point
                      WEXITSTATUS(how));
         else
             snprintf(shared->seen, sizeof(shared->seen),
-                     "the process exited with status %d%s%s", WEXITSTATUS(how), in,
-                     shared->stage);
+                     "the process exited with status %d%s%s", WEXITSTATUS(how), in, stage);
     }
     join_log(shared, log, sizeof(log));
     return true;

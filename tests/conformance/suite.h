@@ -35,8 +35,8 @@ struct fc_shared {
     atomic_int ended; /* 1 + enum fc_result */
     char expected[320];
     char seen[640];
-    char stage[96];        /* the call that the initiator is in */
-    char target_stage[96]; /* the call that a target is in */
+    /* The calls that the two ends are in: literals, at one address in every process. */
+    _Atomic(const char *) stage, target_stage;
     atomic_uint log_at;
     char log[16][256];
 };
@@ -148,6 +148,7 @@ struct fc_ctx {
     struct fc_target up; /* in a target's process: the way to the initiator */
     unsigned n_targets;
     atomic_uint_fast64_t next_cookie;
+    bool inherited_fd[1024]; /* open before the plugin came */
 };
 
 struct fc_point {
@@ -297,6 +298,9 @@ struct fc_scene {
 };
 void fc_scene_open(struct fc_ctx *ctx, uint64_t len, uint32_t depth, struct fc_scene *s);
 void fc_scene_close(struct fc_ctx *ctx, struct fc_scene *s);
+/* The same without peer_attach. */
+void fc_scene_open_unattached(struct fc_ctx *ctx, uint64_t len, uint32_t depth,
+                              struct fc_scene *s);
 /* One transfer in the scene. */
 struct ferry_xfer fc_xfer(const struct fc_scene *s, uint64_t local_off, uint64_t remote_off,
                           uint64_t len);
