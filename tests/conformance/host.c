@@ -102,8 +102,9 @@ static void not_in_queue_call(struct fc_node *node, const char *member)
                 "host->%s called from a queue call", member);
 }
 
-static void host_log(const struct ferry_host *host, enum ferry_log_level level,
-                     const char *file, int line, const char *fmt, ...)
+static void __attribute__((format(printf, 5, 6)))
+host_log(const struct ferry_host *host, enum ferry_log_level level, const char *file, int line,
+         const char *fmt, ...)
 {
     static const char *const names[] = {"error", "warn", "info", "debug", "trace"};
     struct fc_node *node = node_of(host);

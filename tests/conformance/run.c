@@ -46,8 +46,9 @@ void fc_stage(struct fc_ctx *ctx, const char *name)
 }
 
 /* The first outcome counts; a second one of another thread or process is dropped. */
-static void tell(struct fc_ctx *ctx, enum fc_result result, const char *expected,
-                 const char *fmt, va_list ap)
+static void __attribute__((format(printf, 4, 0)))
+tell(struct fc_ctx *ctx, enum fc_result result, const char *expected, const char *fmt,
+     va_list ap)
 {
     struct fc_shared *shared = ctx->shared;
     int none = 0;
