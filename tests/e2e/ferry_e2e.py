@@ -340,7 +340,7 @@ class Lab:
         _delete_left_over()
         net = len(self.namespaces) // 2
         try:
-            hosts = [Host(self._namespace(), f"10.99.{net}.{i}", f"fd99:{net}::{i}") for i in (1, 2)]
+            hosts = [Host(self._namespace(), f"10.99.{net}.{i}", f"fd99:{net + 1}::{i}") for i in (1, 2)]
         except Failure as error:
             raise NotRun(f"no network namespaces here: {error}") from None
         first, second = hosts
@@ -348,10 +348,12 @@ class Lab:
               "name", Host.device, "netns", second.netns)
         for host in hosts:
             # Addresses stay when the cable is pulled, and are usable at once.
-            host.run("sh", "-c", "echo 1 >/proc/sys/net/ipv6/conf/all/keep_addr_on_down")
+            host.run("sh", "-c", "cd /proc/sys/net/ipv6/conf && echo 1 >all/keep_addr_on_down && "
+                     f"echo 0 >{Host.device}/accept_dad && echo 0 >{Host.device}/dad_transmits")
+            host.plug()
+        for host in hosts:
             host.run("ip", "addr", "add", f"{host.ipv4}/24", "dev", Host.device)
             host.run("ip", "addr", "add", f"{host.ipv6}/64", "dev", Host.device, "nodad")
-            host.plug()
         return first, second
 
 
