@@ -21,7 +21,7 @@ ferry_status fy_loader_open(const char *plugin_path, const struct fy_log *log,
 void fy_loader_close(struct fy_loader *loader);
 
 /* A loaded transport; lives for the process. `ops` is the core's own copy, holes filled with
- * stubs that return FERRY_ENOTSUP. */
+ * stubs that return FERRY_ENOTSUP; so a probe that returns it says nothing. */
 struct fy_transport_plugin {
     char name[32];
     char version[32];
@@ -47,8 +47,11 @@ ferry_status fy_loader_metadata(struct fy_loader *loader, const char *scheme,
  * Freed with free(): one block, NULL-terminated. */
 char **fy_loader_transport_names(struct fy_loader *loader);
 
-/* Every file that looks like a plugin: kind, name, version, path, abi, schemes or caps, and the
- * reason where it is refused. An array for `ferry plugins`. */
+/*
+ * Every file that is named like a transport or metadata plugin, as an array: kind, name, path,
+ * status ("ok" or "refused"); version, abi, schemes (metadata), usable (transports with a
+ * probe) where it is ok; reason where it is refused or not usable. NULL: out of memory.
+ */
 struct cJSON *fy_loader_describe(struct fy_loader *loader);
 
 #endif /* FY_LOADER_H */
