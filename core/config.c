@@ -328,7 +328,6 @@ ferry_status fy_config_parse(const char *text, size_t len, int yaml, const char 
                              struct fy_config **config_out)
 {
     const struct ferry_options options = {.size = sizeof(options)};
-
     struct fy_places places = places_in(name);
     struct fy_config *config;
     ferry_status status = check_role(role);

@@ -293,6 +293,18 @@ static ferry_status check_section(const struct walk *w, const struct fy_node *no
     return FERRY_OK;
 }
 
+/* Plugins get the core's own values under "core.": no setting may look like one. */
+static ferry_status check_reserved(const struct walk *w, const struct fy_node *section)
+{
+    for (const struct fy_node *child = section->child; child; child = child->next) {
+        const struct fy_place place = place_of(w, child, 1);
+
+        if (strcmp(child->key, "core") == 0)
+            return fy_fail_at(&place, "\"ferry.%.60s.core\" is reserved", section->key);
+    }
+    return FERRY_OK;
+}
+
 static ferry_status ignore(struct walk *w, const struct fy_node *node)
 {
     if (!w->ignored.len) {
@@ -348,9 +360,10 @@ static ferry_status take_ferry(struct walk *w, const struct fy_node *object,
             w->places->ports = place_of(w, node, 0);
         if (member)
             status = check_type(w, member, node);
-
         else if (node->kind != FY_NODE_OBJECT)
             status = unknown(w, node);
+        else
+            status = check_reserved(w, node);
     }
     if (status == FERRY_OK)
         status = check_section(w, object);
@@ -417,7 +430,6 @@ static ferry_status take_values(struct walk *w, const struct fy_node *root,
     }
     if (text_of(server)) {
         const struct fy_place place = place_of(w, server, 0);
-
         struct fy_place other = place;
 
         if (backend)
@@ -436,7 +448,6 @@ ferry_status fy_members_take(const struct fy_node *root, enum fy_member_home hom
     ferry_status status = FERRY_OK;
 
     places->root = place_of(&w, root, 0);
-
     if (root->kind != FY_NODE_OBJECT) {
         const struct fy_place place = place_of(&w, root, 0);
 
