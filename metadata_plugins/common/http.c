@@ -231,17 +231,21 @@ ferry_status fm_http_do(struct fm_http *http, const struct fm_http_request *requ
     char errors[CURL_ERROR_SIZE] = "";
     ferry_status status = FERRY_OK;
     CURLcode rc = CURLE_OUT_OF_MEMORY;
+    long error_number = 0;
 
     *reply = (struct fm_http_reply){0};
     if (t.curl && headers) {
         prepare(http, &t, headers, errors);
         rc = curl_easy_perform(t.curl);
         curl_easy_getinfo(t.curl, CURLINFO_RESPONSE_CODE, &reply->status);
+        curl_easy_getinfo(t.curl, CURLINFO_OS_ERRNO, &error_number);
     }
     if (rc != CURLE_OK && !t.ended) {
         status = rc == CURLE_OUT_OF_MEMORY ? FERRY_ENOMEM : FERRY_EUNREACH;
         if (t.too_long)
             snprintf(why, room, "the answer is longer than %zu bytes", request->max_reply);
+        else if (rc == CURLE_COULDNT_CONNECT && error_number)
+            snprintf(why, room, "%s (%s)", errors, strerror((int)error_number));
         else
             snprintf(why, room, "%s", errors[0] ? errors : curl_easy_strerror(rc));
         fm_http_reply_free(reply);
