@@ -9,7 +9,7 @@
 
 /*
  * A segment's document: what a process publishes so that peers can reach its memory. Immutable
- * once made, counted. The JSON is Mooncake's with our members beside (docs/wire.md).
+ * once made, counted. The JSON is Mooncake's with our members beside (docs/wire-document.md).
  */
 #define FY_DOC_MAX_TRANSPORTS 16 /* more of a peer's are passed over */
 
