@@ -561,6 +561,8 @@ static void overlapping_buffers_are_found(void **state)
     assert_int_equal(find(doc, 0x20ff, 2, WRITE, &at), FERRY_OK);
     assert_int_equal(find(doc, 0x2100, 0x2000, READ, &at), FERRY_OK);
     assert_int_equal(at, 0);
+    assert_int_equal(find(doc, 0x4000, 0xd000, READ, &at), FERRY_OK); /* to its last byte */
+    assert_int_equal(find(doc, 0x4000, 0xd001, READ, &at), FERRY_ERANGE);
     assert_int_equal(find(doc, 0x3000, 0x20, READ, &at), FERRY_OK);
     assert_int_equal(find(doc, 0x3000, 0x20, WRITE, &at), FERRY_EACCESS);
     assert_int_equal(find(doc, 0x10fff, 2, READ, &at), FERRY_OK);
