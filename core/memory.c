@@ -1,0 +1,338 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Registered memory: ranges go to every transport and into the document that peers read.
+ */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "engine.h"
+#include "error.h"
+
+#define HUGE_PAGE (2u << 20)
+
+struct fy_doc *fy_engine_doc(struct ferry_engine *engine)
+{
+    struct fy_doc *doc;
+
+    pthread_mutex_lock(&engine->doc_lock);
+    doc = fy_doc_ref(engine->doc);
+    pthread_mutex_unlock(&engine->doc_lock);
+    return doc;
+}
+
+/* ---- the document
+ * ---------------------------------------------------------------------------- */
+
+static ferry_status add_buffer(struct ferry_engine *engine, struct fy_doc *doc,
+                               const struct fy_region *region)
+{
+    struct fy_kv attrs[FY_MAX_TRANSPORTS];
+    struct ferry_kvs kvs[FY_MAX_TRANSPORTS];
+    ferry_status status = FERRY_OK;
+    bool any = false;
+
+    for (unsigned t = 0; t < engine->n_transports; t++) {
+        fy_kv_init(&attrs[t]);
+        if (!status && region->mr[t])
+            status = engine->transports[t]->ops->export_mem(region->mr[t], &attrs[t].sink);
+        kvs[t] = attrs[t].kvs;
+        any |= kvs[t].n > 0;
+    }
+    if (!status)
+        status = fy_doc_add_buffer(doc, region->addr, region->len, region->access,
+                                   region->location, any ? kvs : NULL);
+    for (unsigned t = 0; t < engine->n_transports; t++)
+        fy_kv_fini(&attrs[t]);
+    return status;
+}
+
+static ferry_status build_doc(struct ferry_engine *engine, struct fy_doc **doc_out)
+{
+    const uint32_t remote = FERRY_ACCESS_REMOTE_READ | FERRY_ACCESS_REMOTE_WRITE;
+    size_t n = fy_registry_count(engine->registry);
+    struct fy_doc *doc;
+    ferry_status status = fy_doc_new(engine->name, engine->epoch, &doc);
+
+    if (status)
+        return status;
+    for (unsigned t = 0; t < engine->n_transports && !status; t++)
+        status = fy_doc_add_transport(doc, engine->transports[t]->host.name,
+                                      &engine->transports[t]->attrs.kvs);
+    for (size_t i = 0; i < n && !status; i++) {
+        const struct fy_region *region = fy_registry_at(engine->registry, i);
+
+        /* What peers may not touch is not told to them. */
+        if (region->access & remote)
+            status = add_buffer(engine, doc, region);
+    }
+    if (!status)
+        status = fy_doc_seal(doc);
+    if (status) {
+        fy_doc_unref(doc);
+        return status;
+    }
+    *doc_out = doc;
+    return FERRY_OK;
+}
+
+ferry_status fy_memory_publish(struct ferry_engine *engine, uint32_t timeout_ms)
+{
+    struct fy_doc *doc, *old;
+    struct fy_buf text;
+    ferry_status status = build_doc(engine, &doc);
+
+    if (status)
+        return status;
+    pthread_mutex_lock(&engine->doc_lock);
+    old = engine->doc;
+    engine->doc = doc;
+    pthread_mutex_unlock(&engine->doc_lock);
+    fy_doc_unref(old);
+    if (!engine->store || fy_store_is_p2p(engine->store))
+        return FERRY_OK; /* peers ask us */
+    fy_buf_init(&text, 0);
+    status = fy_doc_encode(doc, &text);
+    if (!status)
+        status = fy_store_publish(engine->store, engine->name, engine->host,
+                                  engine->control_port, text.data, text.len, timeout_ms);
+    fy_buf_fini(&text);
+    if (!status)
+        engine->published = true;
+    return status;
+}
+
+/* ---- registration
+ * ---------------------------------------------------------------------------- */
+
+static void dereg(struct ferry_engine *engine, const struct fy_region *regions, size_t n)
+{
+    for (unsigned t = 0; t < engine->n_transports; t++) {
+        for (size_t i = 0; i < n; i++) {
+            if (regions[i].mr[t])
+                engine->transports[t]->ops->mem_dereg(engine->transports[t]->tp,
+                                                      &regions[i].mr[t], 1);
+        }
+    }
+}
+
+static ferry_status reg(struct ferry_engine *engine, struct fy_region *regions, size_t n)
+{
+    struct ferry_mem_desc *desc = calloc(n, sizeof(*desc));
+    struct ferry_mr **mr = calloc(n, sizeof(*mr));
+    ferry_status status = desc && mr ? FERRY_OK : fy_fail(FERRY_ENOMEM, "no memory");
+
+    for (size_t i = 0; i < n && !status; i++) {
+        desc[i] = (struct ferry_mem_desc){
+            .size = sizeof(desc[i]),
+            .kind = regions[i].kind,
+            .addr = (void *)(uintptr_t)regions[i].addr,
+            .len = regions[i].len,
+            .device = regions[i].device,
+            .dmabuf_fd = -1,
+            .access = regions[i].access,
+        };
+    }
+    for (unsigned t = 0; t < engine->n_transports && !status; t++) {
+        struct fy_transport *transport = engine->transports[t];
+
+        status = transport->ops->mem_reg(transport->tp, desc, n, mr);
+        if (status)
+            fy_fail(status, "transport %s does not register %zu buffers from %p: %s",
+                    transport->host.name, n, desc[0].addr, ferry_strstatus(status));
+        for (size_t i = 0; i < n && !status; i++)
+            regions[i].mr[t] = mr[i];
+    }
+    if (status)
+        dereg(engine, regions, n);
+    free(desc);
+    free(mr);
+    return status;
+}
+
+static ferry_status to_region(const struct ferry_buffer *buffer, struct fy_region *region)
+{
+    const uint32_t known = FERRY_REMOTE_READ | FERRY_REMOTE_WRITE;
+    const char *location = buffer->location && buffer->location[0] ? buffer->location : "*";
+
+    if (!buffer->addr || !buffer->len || buffer->len > UINTPTR_MAX - (uintptr_t)buffer->addr)
+        return fy_fail(FERRY_EINVAL, "%p+%llu is not a range", buffer->addr,
+                       (unsigned long long)buffer->len);
+    if (buffer->access & ~known)
+        return fy_fail(FERRY_EINVAL,
+                       "access 0x%x: FERRY_REMOTE_READ (2) and FERRY_REMOTE_WRITE "
+                       "(4) are known",
+                       buffer->access);
+    if (strlen(location) >= sizeof(region->location))
+        return fy_fail(FERRY_EINVAL, "location \"%.40s...\" is longer than %zu bytes", location,
+                       sizeof(region->location) - 1);
+    *region = (struct fy_region){
+        .addr = (uint64_t)(uintptr_t)buffer->addr,
+        .len = buffer->len,
+        .access = buffer->access | FERRY_ACCESS_LOCAL_WRITE,
+        .kind = FERRY_MEM_HOST,
+        .device = -1,
+    };
+    strcpy(region->location, location);
+    return FERRY_OK;
+}
+
+static ferry_status register_owned(struct ferry_engine *engine,
+                                   const struct ferry_buffer *buffers, size_t n, void *owner)
+{
+    struct fy_region *regions;
+    uint64_t *addrs;
+    ferry_status status = FERRY_OK;
+
+    if (!engine || !buffers || !n)
+        return fy_fail(FERRY_EINVAL, "memory_register: engine and buffers are needed");
+    regions = calloc(n, sizeof(*regions));
+    addrs = calloc(n, sizeof(*addrs));
+    if (!regions || !addrs)
+        status = fy_fail(FERRY_ENOMEM, "no memory for %zu buffers", n);
+    for (size_t i = 0; i < n && !status; i++) {
+        status = to_region(&buffers[i], &regions[i]);
+        if (status)
+            fy_fail_in(status, "buffer %zu: ", i);
+        regions[i].owner = owner;
+        addrs[i] = regions[i].addr;
+    }
+    pthread_mutex_lock(&engine->memory_lock);
+    if (!status)
+        status = reg(engine, regions, n);
+    if (!status) {
+        status = fy_registry_add(engine->registry, regions, n);
+        if (status)
+            dereg(engine, regions, n);
+    }
+    if (!status) {
+        status = fy_memory_publish(engine, engine->store_ms);
+        if (status && !fy_registry_remove(engine->registry, addrs, n, regions))
+            dereg(engine, regions, n);
+    }
+    pthread_mutex_unlock(&engine->memory_lock);
+    free(regions);
+    free(addrs);
+    return status;
+}
+
+ferry_status ferry_memory_register(struct ferry_engine *engine,
+                                   const struct ferry_buffer *buffers, size_t n)
+{
+    return register_owned(engine, buffers, n, NULL);
+}
+
+ferry_status ferry_memory_unregister(struct ferry_engine *engine, void *const *addrs, size_t n)
+{
+    struct fy_region *regions;
+    uint64_t *starts;
+    ferry_status status = FERRY_OK;
+
+    if (!engine || !addrs || !n)
+        return fy_fail(FERRY_EINVAL, "memory_unregister: engine and addresses are needed");
+    regions = calloc(n, sizeof(*regions));
+    starts = calloc(n, sizeof(*starts));
+    if (!regions || !starts)
+        status = fy_fail(FERRY_ENOMEM, "no memory for %zu buffers", n);
+    for (size_t i = 0; i < n && !status; i++)
+        starts[i] = (uint64_t)(uintptr_t)addrs[i];
+    if (!status) {
+        pthread_mutex_lock(&engine->memory_lock);
+        status = fy_registry_remove(engine->registry, starts, n, regions);
+        if (!status) {
+            dereg(engine, regions, n);
+            /* Peers that read the old document are refused by us; a store that is away now gets
+             * the new one with the next publication. */
+            if (fy_memory_publish(engine, engine->store_ms))
+                FY_WARN(&engine->log, "published document is out of date: %s", ferry_error());
+        }
+        pthread_mutex_unlock(&engine->memory_lock);
+    }
+    free(regions);
+    free(starts);
+    return status;
+}
+
+/* ---- memory of the engine's own
+ * -------------------------------------------------------------- */
+
+struct own {
+    void *addr;
+    size_t len;
+};
+
+ferry_status ferry_memory_alloc(struct ferry_engine *engine, uint64_t len, uint32_t access,
+                                void **addr_out)
+{
+    struct ferry_buffer buffer = {.len = len, .access = access};
+    size_t unit = len >= HUGE_PAGE ? HUGE_PAGE : (size_t)sysconf(_SC_PAGESIZE);
+    struct own *own;
+    ferry_status status;
+
+    if (!engine || !addr_out || !len || len > SIZE_MAX / 2)
+        return fy_fail(FERRY_EINVAL, "memory_alloc: engine, length and result are needed");
+    own = calloc(1, sizeof(*own));
+    if (!own)
+        return fy_fail(FERRY_ENOMEM, "no memory");
+    own->len = (len + unit - 1) / unit * unit;
+    own->addr =
+        mmap(NULL, own->len, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (own->addr == MAP_FAILED) {
+        free(own);
+        return fy_fail(FERRY_ENOMEM, "cannot map %llu bytes: %s", (unsigned long long)len,
+                       strerror(errno));
+    }
+    if (unit == HUGE_PAGE)
+        madvise(own->addr, own->len, MADV_HUGEPAGE); /* a hint */
+    buffer.addr = own->addr;
+    status = register_owned(engine, &buffer, 1, own);
+    if (status) {
+        munmap(own->addr, own->len);
+        free(own);
+        return status;
+    }
+    *addr_out = own->addr;
+    return FERRY_OK;
+}
+
+void ferry_memory_free(struct ferry_engine *engine, void *addr)
+{
+    struct fy_region *region;
+    struct own *own;
+
+    if (!engine || !addr ||
+        fy_registry_get(engine->registry, (uint64_t)(uintptr_t)addr, 1, 0, &region))
+        return;
+    own = region->owner;
+    fy_region_put(region);
+    if (!own || own->addr != addr || ferry_memory_unregister(engine, &addr, 1))
+        return;
+    munmap(own->addr, own->len);
+    free(own);
+}
+
+void fy_memory_close(struct ferry_engine *engine)
+{
+    size_t n = engine->registry ? fy_registry_count(engine->registry) : 0;
+    uint64_t *addrs = calloc(n + 1, sizeof(*addrs));
+    struct fy_region *regions = calloc(n + 1, sizeof(*regions));
+
+    for (size_t i = 0; i < n && addrs; i++)
+        addrs[i] = fy_registry_at(engine->registry, i)->addr;
+    /* Waits for peers that are just reading or writing; later ones are refused. */
+    if (n && addrs && regions && !fy_registry_remove(engine->registry, addrs, n, regions)) {
+        dereg(engine, regions, n);
+        for (size_t i = 0; i < n; i++) {
+            struct own *own = regions[i].owner;
+
+            if (own) {
+                munmap(own->addr, own->len);
+                free(own);
+            }
+        }
+    }
+    free(addrs);
+    free(regions);
+}

@@ -1,0 +1,306 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * What becomes of a part: it goes to a lane or waits for the connection; its elements end one
+ * range after another; those that failed with their peer or device may be tried once more,
+ * elsewhere or after a reconnect, but never while bytes of the first attempt can still land,
+ * and never a second time in another incarnation of the peer than the one they were meant for.
+ */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "engine.h"
+#include "error.h"
+#include "util/clock.h"
+
+#define RELOAD_MS 3000
+
+static uint64_t request_of(const struct fy_part *part, uint32_t i)
+{
+    return part->index ? part->index[i] : part->first + i;
+}
+
+static void fail_one(struct fy_part *part, uint32_t i, ferry_status status, const char *text)
+{
+    struct fy_batch *batch = part->batch;
+    uint64_t request = request_of(part, i);
+
+    fy_set_result(batch, request, status);
+    fy_batch_fault(batch, status, "request %llu: %s of %llu bytes at 0x%llx of %s over %s: %s",
+                   (unsigned long long)request, part->op == FERRY_OP_READ ? "READ" : "WRITE",
+                   (unsigned long long)part->v[i].len,
+                   (unsigned long long)batch->remote[part->v + i - batch->v],
+                   part->view->segment->name, part->view->transport->host.name,
+                   text && text[0] ? text : ferry_strstatus(status));
+    atomic_fetch_add_explicit(&batch->failed, 1, memory_order_relaxed);
+    atomic_fetch_add_explicit(&part->view->transport->count.failed, 1, memory_order_relaxed);
+    atomic_fetch_add_explicit(&part->view->segment->count.failed, 1, memory_order_relaxed);
+}
+
+static bool retryable(int result)
+{
+    return result == FY_AGAIN || result == FY_AGAIN_UNSENT;
+}
+
+static void fail_all_again(struct fy_part *part, bool sent_only, ferry_status status,
+                           const char *text)
+{
+    for (uint32_t i = 0; i < part->n; i++) {
+        int result = fy_get_result(part->batch, request_of(part, i));
+
+        if (sent_only ? result == FY_AGAIN : retryable(result))
+            fail_one(part, i, status, text);
+    }
+}
+
+/* Fills a new part with what is left of an old one, its keys those of `view`. */
+static ferry_status refit(struct fy_part *old, struct fy_view *view, struct fy_part **part_out)
+{
+    struct fy_batch *batch = old->batch;
+    struct ferry_engine *engine = batch->engine;
+    unsigned tr = view->transport->index;
+    struct fy_part *part;
+    uint32_t *index;
+    size_t hint = 0;
+    uint32_t left = 0;
+    ferry_status status = FERRY_OK;
+
+    for (uint32_t i = 0; i < old->n; i++)
+        left += retryable(fy_get_result(batch, request_of(old, i)));
+    if (!left)
+        return FERRY_ENOENT;
+    part = calloc(1, sizeof(*part) + left * sizeof(*index));
+    if (!part)
+        return fy_fail(FERRY_ENOMEM, "no memory for another attempt");
+    index = (uint32_t *)(part + 1);
+    /* In place: the old attempt is quiet, so its elements can be reused, moved to the front. */
+    left = 0;
+    for (uint32_t i = 0; i < old->n && !status; i++) {
+        uint64_t request = request_of(old, i);
+        struct ferry_xfer *x = &old->v[left];
+        struct fy_region *region;
+        uint64_t remote;
+
+        if (!retryable(fy_get_result(batch, request)))
+            continue;
+        *x = old->v[i];
+        remote = batch->remote[old->v + i - batch->v];
+        batch->remote[x - batch->v] = remote;
+        status = fy_doc_find(view->doc, remote, x->len,
+                             old->op == FERRY_OP_READ ? FERRY_ACCESS_REMOTE_READ
+                                                      : FERRY_ACCESS_REMOTE_WRITE,
+                             &hint);
+        if (status) {
+            fy_fail(status, "0x%llx is not in a buffer of the peer any more",
+                    (unsigned long long)remote);
+            break;
+        }
+        status = fy_view_rmem(view, hint, &x->rmem);
+        if (status)
+            break;
+        x->remote_off = remote - view->doc->buffers[hint].addr;
+        status = fy_registry_get(engine->registry, (uint64_t)(uintptr_t)x->local, x->len, 0,
+                                 &region);
+        if (status)
+            break;
+        x->mr = region->mr[tr]; /* the batch holds the region already */
+        fy_region_put(region);
+        index[left] = (uint32_t)request;
+        part->bytes += x->len;
+        left++;
+    }
+    if (status) {
+        free(part);
+        return status;
+    }
+    for (uint32_t i = 0; i < left; i++)
+        fy_set_result(batch, index[i], FY_UNDER_WAY);
+    part->batch = batch;
+    part->view = view;
+    part->v = old->v;
+    part->index = index;
+    part->n = left;
+    part->op = old->op;
+    part->attempt = (uint8_t)(old->attempt + 1);
+    *part_out = part;
+    return FERRY_OK;
+}
+
+static bool restarted(struct fy_segment *segment, const struct fy_doc *before)
+{
+    bool changed;
+
+    pthread_mutex_lock(&segment->lock);
+    changed = strcmp(segment->doc->epoch, before->epoch) != 0;
+    pthread_mutex_unlock(&segment->lock);
+    return changed;
+}
+
+/* A worker's job: the next attempt of what failed with its peer. */
+static void try_again(void *arg)
+{
+    struct fy_part *part = arg, *fresh = NULL;
+    struct fy_batch *batch = part->batch;
+    struct fy_segment *segment = part->view->segment;
+    struct fy_view *view = NULL;
+    ferry_status status;
+
+    fy_view_quiesce(part->view);
+    status = atomic_load(&batch->abort);
+    if (!status) {
+        int left_ms = fy_ms_left(batch->deadline_ns);
+        struct fy_doc *before = part->view->doc;
+
+        status =
+            fy_segment_reload(segment, left_ms < RELOAD_MS ? (uint32_t)left_ms : RELOAD_MS);
+        if (!status)
+            status = fy_segment_view(segment, batch->only,
+                                     restarted(segment, before) ? NULL : part->view->transport,
+                                     &view);
+        if (!status && strcmp(view->doc->epoch, before->epoch))
+            fail_all_again(part, true, FERRY_ESTALE,
+                           "the peer restarted while it was under way");
+        if (!status)
+            status = refit(part, view, &fresh);
+        if (status == FERRY_ENOENT)
+            status = FERRY_OK;
+        else if (status)
+            fail_all_again(part, false, part->again, ferry_error());
+    } else {
+        fail_all_again(part, false, status, ferry_strstatus(status));
+    }
+    if (fresh) {
+        atomic_fetch_add_explicit(&view->transport->count.retried, fresh->n,
+                                  memory_order_relaxed);
+        atomic_fetch_add_explicit(&segment->count.retried, fresh->n, memory_order_relaxed);
+        pthread_mutex_lock(&batch->lock);
+        fresh->next_in_batch = batch->later;
+        batch->later = fresh;
+        pthread_mutex_unlock(&batch->lock);
+        fy_part_start(fresh); /* inherits the count in parts_left */
+        return;
+    }
+    fy_view_put(view);
+    fy_batch_part_done(batch);
+}
+
+static void part_over(struct fy_part *part)
+{
+    struct fy_lane *lane = atomic_load_explicit(&part->lane, memory_order_relaxed);
+
+    if (lane) {
+        atomic_fetch_sub_explicit(&lane->bytes, part->bytes, memory_order_relaxed);
+        atomic_fetch_sub_explicit(&lane->parts, 1, memory_order_relaxed);
+    }
+    if (part->n_again) {
+        if (!fy_work_add(part->batch->engine->work, try_again, part))
+            return;
+        fail_all_again(part, false, part->again, "no memory for another attempt");
+    }
+    fy_batch_part_done(part->batch);
+}
+
+static bool may_try_again(const struct fy_part *part, ferry_status status)
+{
+    const struct fy_batch *batch = part->batch;
+
+    return ferry_status_scope(status) >= FERRY_SCOPE_PEER &&
+           part->attempt < batch->engine->n_transports && !atomic_load(&batch->abort) &&
+           !atomic_load_explicit(&batch->engine->closing, memory_order_relaxed) &&
+           fy_now_ns() < batch->deadline_ns;
+}
+
+void fy_part_ended(struct fy_part *part, uint32_t at, uint32_t n, ferry_status status,
+                   bool sent, const char *text)
+{
+    struct fy_batch *batch = part->batch;
+    struct fy_view *view = part->view;
+    struct fy_lane *lane = atomic_load_explicit(&part->lane, memory_order_relaxed);
+    uint8_t carrier = lane ? (uint8_t)lane->id : FY_NO_LANE;
+    int abort = atomic_load(&batch->abort);
+
+    if (at >= part->n || n > part->n - at || n > part->n - part->ended) {
+        FY_ERROR(&batch->engine->log, "transport %s completed elements that are not under way",
+                 view->transport->host.name);
+        return;
+    }
+    if (status == FERRY_OK) {
+        uint64_t bytes = 0;
+
+        for (uint32_t i = at; i < at + n; i++) {
+            uint64_t request = request_of(part, i);
+
+            bytes += part->v[i].len;
+            fy_set_result(batch, request, FERRY_OK);
+            atomic_store_explicit(&batch->carrier[request], carrier, memory_order_relaxed);
+        }
+        atomic_fetch_add_explicit(&batch->bytes, bytes, memory_order_relaxed);
+        atomic_fetch_add_explicit(&batch->done, n, memory_order_relaxed);
+        atomic_fetch_add_explicit(&view->transport->count.requests, n, memory_order_relaxed);
+        atomic_fetch_add_explicit(&view->transport->count.bytes, bytes, memory_order_relaxed);
+        atomic_fetch_add_explicit(&view->segment->count.requests, n, memory_order_relaxed);
+        atomic_fetch_add_explicit(&view->segment->count.bytes, bytes, memory_order_relaxed);
+    } else {
+        bool again;
+
+        if (status == FERRY_ECANCELED && !abort) { /* a bystander of a peer that was closed */
+            status =
+                atomic_load(&view->state) == FY_VIEW_BROKEN ? view->cause : FERRY_ECONNRESET;
+            text = ferry_strstatus(status);
+        }
+        if (ferry_status_scope(status) >= FERRY_SCOPE_PEER)
+            fy_view_break(view, status, text);
+        if (abort && (status == FERRY_ECANCELED || abort == FERRY_ECANCELED))
+            status = abort;
+        again = may_try_again(part, status);
+        for (uint32_t i = at; i < at + n; i++) {
+            uint64_t request = request_of(part, i);
+
+            atomic_store_explicit(&batch->carrier[request], carrier, memory_order_relaxed);
+            if (again)
+                fy_set_result(batch, request, sent ? FY_AGAIN : FY_AGAIN_UNSENT);
+            else
+                fail_one(part, i, status, abort ? ferry_strstatus(status) : text);
+        }
+        if (again) {
+            part->n_again += n;
+            part->again = status;
+        }
+    }
+    part->ended += n;
+    if (part->ended == part->n)
+        part_over(part);
+}
+
+void fy_part_fail(struct fy_part *part, ferry_status status, const char *text)
+{
+    part->accepted = part->n;
+    fy_part_ended(part, 0, part->n, status, false, text);
+}
+
+void fy_part_start(struct fy_part *part)
+{
+    struct fy_view *view = part->view;
+    int state = atomic_load_explicit(&view->state, memory_order_acquire);
+    struct fy_lane *lane;
+
+    if (state < FY_VIEW_READY) {
+        pthread_mutex_lock(&view->lock);
+        state = atomic_load_explicit(&view->state, memory_order_relaxed);
+        /* Abort takes this lock after it set the flag, so one of the two sees the other. */
+        if (state < FY_VIEW_READY && !atomic_load(&part->batch->abort)) {
+            part->next = NULL;
+            *view->waiting_tail = part;
+            view->waiting_tail = &part->next;
+            pthread_mutex_unlock(&view->lock);
+            fy_view_connect(view);
+            return;
+        }
+        pthread_mutex_unlock(&view->lock);
+    }
+    lane = fy_lane_choose(view);
+    if (lane)
+        fy_lane_start(lane, part);
+    else
+        fy_part_fail(part, view->cause ? view->cause : FERRY_ECONNRESET, view->cause_text);
+}

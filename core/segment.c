@@ -1,0 +1,499 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Peers by name: their documents, and the path that new work takes to each.
+ */
+#include <stdlib.h>
+#include <string.h>
+
+#include "engine.h"
+#include "error.h"
+#include "util/clock.h"
+
+#define SUSPECT_NS   (5 * FY_NS_PER_S) /* a path that failed is tried last for so long */
+#define MAX_SEGMENTS 1000000
+
+/* ---- slots
+ * ----------------------------------------------------------------------------------- */
+
+static ferry_segment handle_of(const struct fy_segment *segment)
+{
+    return (uint64_t)segment->gen << 32 | (segment->slot + 1);
+}
+
+struct fy_segment *fy_segment_get(struct ferry_engine *engine, ferry_segment handle)
+{
+    uint32_t slot = (uint32_t)handle - 1, gen = (uint32_t)(handle >> 32);
+    struct fy_segment *segment = NULL;
+
+    pthread_mutex_lock(&engine->segments_lock);
+    if (slot < engine->n_segments && engine->segments[slot] &&
+        engine->segment_gens[slot] == gen) {
+        segment = engine->segments[slot];
+        atomic_fetch_add_explicit(&segment->refs, 1, memory_order_relaxed);
+    }
+    pthread_mutex_unlock(&engine->segments_lock);
+    if (!segment)
+        fy_fail(FERRY_ENOENT, "no such segment: 0x%llx (closed?)", (unsigned long long)handle);
+    return segment;
+}
+
+void fy_segment_put(struct fy_segment *segment)
+{
+    if (!segment || atomic_fetch_sub_explicit(&segment->refs, 1, memory_order_acq_rel) != 1)
+        return;
+    fy_doc_unref(segment->doc);
+    pthread_mutex_destroy(&segment->lock);
+    pthread_mutex_destroy(&segment->reload_lock);
+    free(segment->name);
+    free(segment);
+}
+
+static struct fy_segment *new_segment(struct ferry_engine *engine, const char *name,
+                                      struct fy_doc *doc)
+{
+    struct fy_segment *segment = calloc(1, sizeof(*segment));
+
+    if (segment)
+        segment->name = strdup(name);
+    if (!segment || !segment->name) {
+        free(segment);
+        return NULL;
+    }
+    segment->engine = engine;
+    segment->doc = doc;
+    segment->fetched_ns = fy_now_ns();
+    atomic_init(&segment->refs, 1);
+    pthread_mutex_init(&segment->lock, NULL);
+    pthread_mutex_init(&segment->reload_lock, NULL);
+    return segment;
+}
+
+/* segments_lock held. */
+static ferry_status place(struct ferry_engine *engine, struct fy_segment *segment)
+{
+    size_t slot = 0;
+
+    while (slot < engine->n_segments && engine->segments[slot])
+        slot++;
+    if (slot == engine->n_segments) {
+        size_t n = slot ? slot * 2 : 16;
+        struct fy_segment **segments;
+        uint32_t *gens;
+
+        if (n > MAX_SEGMENTS)
+            return FERRY_ENOMEM;
+        segments = realloc(engine->segments, n * sizeof(*segments));
+        if (!segments)
+            return FERRY_ENOMEM;
+        engine->segments = segments;
+        gens = realloc(engine->segment_gens, n * sizeof(*gens));
+        if (!gens)
+            return FERRY_ENOMEM;
+        engine->segment_gens = gens;
+        memset(segments + slot, 0, (n - slot) * sizeof(*segments));
+        memset(gens + slot, 0, (n - slot) * sizeof(*gens));
+        engine->n_segments = n;
+    }
+    if (!++engine->segment_gens[slot])
+        engine->segment_gens[slot] = 1;
+    segment->slot = (uint32_t)slot;
+    segment->gen = engine->segment_gens[slot];
+    engine->segments[slot] = segment;
+    return FERRY_OK;
+}
+
+/* ---- paths
+ * ----------------------------------------------------------------------------------- */
+
+static bool usable(const struct fy_segment *segment, const struct fy_transport *transport)
+{
+    if (fy_doc_transport_index(segment->doc, transport->host.name) < 0)
+        return false;
+    return (transport->caps.flags & FERRY_CAP_LOOPBACK) ||
+           strcmp(segment->name, segment->engine->name) != 0;
+}
+
+static ferry_status no_path(const struct fy_segment *segment, const struct fy_transport *only)
+{
+    char ours[128] = "", theirs[128] = "";
+    const struct ferry_engine *engine = segment->engine;
+
+    for (unsigned i = 0; i < engine->n_transports; i++) {
+        strncat(ours, i ? ", " : "", sizeof(ours) - strlen(ours) - 1);
+        strncat(ours, engine->transports[i]->host.name, sizeof(ours) - strlen(ours) - 1);
+    }
+    for (size_t i = 0; i < segment->doc->n_transports; i++) {
+        strncat(theirs, i ? ", " : "", sizeof(theirs) - strlen(theirs) - 1);
+        strncat(theirs, segment->doc->transports[i].name, sizeof(theirs) - strlen(theirs) - 1);
+    }
+    return fy_fail(FERRY_ENOTSUP, "no transport reaches %s: it offers %s, %s %s", segment->name,
+                   theirs[0] ? theirs : "none", only ? "asked for is" : "ours are",
+                   only ? only->host.name : ours);
+}
+
+/* The best transport for new work, in the configured order; failed ones last. segment.lock
+ * held. */
+static struct fy_transport *choose(struct fy_segment *segment, const struct fy_transport *only,
+                                   const struct fy_transport *not_this)
+{
+    struct ferry_engine *engine = segment->engine;
+    struct fy_transport *second = NULL;
+    uint64_t now = fy_now_ns();
+
+    for (unsigned i = 0; i < engine->n_transports; i++) {
+        struct fy_transport *transport = engine->transports[i];
+
+        if ((only && transport != only) || !usable(segment, transport))
+            continue;
+        if (transport != not_this && now >= segment->suspect_until_ns[i])
+            return transport;
+        if (!second || second == not_this)
+            second = transport;
+    }
+    return second;
+}
+
+ferry_status fy_segment_view(struct fy_segment *segment, const struct fy_transport *only,
+                             const struct fy_transport *not_this, struct fy_view **view_out)
+{
+    struct fy_view *old = NULL, *view;
+    struct fy_transport *transport;
+    ferry_status status = FERRY_OK;
+
+    pthread_mutex_lock(&segment->lock);
+    if (not_this)
+        segment->suspect_until_ns[not_this->index] = fy_now_ns() + SUSPECT_NS;
+    transport = choose(segment, only, not_this);
+    if (!transport) {
+        status = no_path(segment, only);
+        pthread_mutex_unlock(&segment->lock);
+        return status;
+    }
+    view = segment->views[transport->index];
+    if (!view || atomic_load_explicit(&view->state, memory_order_acquire) >= FY_VIEW_BREAKING) {
+        old = view;
+        status = fy_view_new(segment, transport, segment->doc, &view);
+        segment->views[transport->index] = status ? NULL : view;
+    }
+    if (!status)
+        *view_out = fy_view_ref(view);
+    pthread_mutex_unlock(&segment->lock);
+    fy_view_put(old);
+    return status;
+}
+
+/* ---- documents
+ * ------------------------------------------------------------------------------- */
+
+static bool same_attrs(const struct ferry_kvs *a, const struct ferry_kvs *b)
+{
+    if (a->n != b->n)
+        return false;
+    for (size_t i = 0; i < a->n; i++) {
+        const struct ferry_kv *kv = fy_kv_get(b, a->v[i].key);
+
+        if (!kv || kv->val_len != a->v[i].val_len || memcmp(kv->val, a->v[i].val, kv->val_len))
+            return false;
+    }
+    return true;
+}
+
+/* Would views of one serve for the other? */
+static bool same_doc(const struct fy_doc *a, const struct fy_doc *b)
+{
+    if (strcmp(a->epoch, b->epoch) || strcmp(a->name, b->name) ||
+        a->n_transports != b->n_transports || a->n_buffers != b->n_buffers)
+        return false;
+    for (size_t i = 0; i < a->n_transports; i++) {
+        if (strcmp(a->transports[i].name, b->transports[i].name) ||
+            !same_attrs(&a->transports[i].attrs.kvs, &b->transports[i].attrs.kvs))
+            return false;
+    }
+    for (size_t i = 0; i < a->n_buffers; i++) {
+        const struct fy_doc_buffer *x = &a->buffers[i], *y = &b->buffers[i];
+
+        if (x->addr != y->addr || x->len != y->len || x->access != y->access ||
+            !x->attrs != !y->attrs)
+            return false;
+        for (size_t t = 0; x->attrs && t < a->n_transports; t++) {
+            if (!same_attrs(&x->attrs[t].kvs, &y->attrs[t].kvs))
+                return false;
+        }
+    }
+    return true;
+}
+
+/* Takes over `doc`. Views of the old one finish what they have; those of a dead incarnation
+ * break. */
+static void swap_doc(struct fy_segment *segment, struct fy_doc *doc)
+{
+    struct fy_view *old[FY_MAX_TRANSPORTS] = {NULL};
+    struct fy_doc *before;
+    bool restarted;
+
+    pthread_mutex_lock(&segment->lock);
+    segment->fetched_ns = fy_now_ns();
+    if (same_doc(segment->doc, doc)) {
+        pthread_mutex_unlock(&segment->lock);
+        fy_doc_unref(doc);
+        return;
+    }
+    before = segment->doc;
+    segment->doc = doc;
+    restarted = strcmp(before->epoch, doc->epoch) != 0;
+    memcpy(old, segment->views, sizeof(old));
+    memset(segment->views, 0, sizeof(segment->views));
+    if (restarted)
+        memset(segment->suspect_until_ns, 0, sizeof(segment->suspect_until_ns));
+    pthread_mutex_unlock(&segment->lock);
+    for (int i = 0; i < FY_MAX_TRANSPORTS; i++) {
+        if (old[i] && restarted)
+            fy_view_break(old[i], FERRY_ESTALE, "the peer restarted");
+        fy_view_put(old[i]);
+    }
+    fy_doc_unref(before);
+}
+
+ferry_status fy_segment_reload(struct fy_segment *segment, uint32_t timeout_ms)
+{
+    uint64_t began = fy_now_ns();
+    struct fy_doc *doc;
+    ferry_status status = FERRY_OK;
+    bool fresh;
+
+    pthread_mutex_lock(&segment->reload_lock);
+    pthread_mutex_lock(&segment->lock);
+    fresh = segment->fetched_ns > began; /* somebody else did while we waited */
+    pthread_mutex_unlock(&segment->lock);
+    if (!fresh)
+        status = fy_store_fetch(segment->engine->store, segment->name, timeout_ms, &doc);
+    if (!fresh && !status)
+        swap_doc(segment, doc);
+    pthread_mutex_unlock(&segment->reload_lock);
+    return status;
+}
+
+/* ---- calls
+ * ----------------------------------------------------------------------------------- */
+
+/* segments_lock held. */
+static struct fy_segment *find(struct ferry_engine *engine, const char *name)
+{
+    for (size_t i = 0; i < engine->n_segments; i++) {
+        if (engine->segments[i] && !strcmp(engine->segments[i]->name, name))
+            return engine->segments[i];
+    }
+    return NULL;
+}
+
+static ferry_status open_known(struct ferry_engine *engine, const char *name,
+                               ferry_segment *segment_out)
+{
+    struct fy_segment *segment;
+
+    pthread_mutex_lock(&engine->segments_lock);
+    segment = find(engine, name);
+    if (segment) {
+        segment->opened++;
+        *segment_out = handle_of(segment);
+    }
+    pthread_mutex_unlock(&engine->segments_lock);
+    return segment ? FERRY_OK : FERRY_ENOENT;
+}
+
+static ferry_status insert(struct ferry_engine *engine, struct fy_segment *segment,
+                           ferry_segment *segment_out)
+{
+    struct fy_segment *known;
+    ferry_status status = FERRY_OK;
+
+    pthread_mutex_lock(&engine->segments_lock);
+    known = find(engine, segment->name);
+    if (!known) {
+        status = place(engine, segment);
+        known = segment;
+    }
+    if (!status) {
+        known->opened++;
+        *segment_out = handle_of(known);
+    }
+    pthread_mutex_unlock(&engine->segments_lock);
+    if (status || known != segment)
+        fy_segment_put(segment);
+    return status ? fy_fail(status, "no memory for a segment") : FERRY_OK;
+}
+
+ferry_status ferry_segment_open(struct ferry_engine *engine, const char *name,
+                                uint32_t timeout_ms, ferry_segment *segment_out)
+{
+    struct fy_segment *segment;
+    struct fy_view *view = NULL;
+    struct fy_doc *doc;
+    ferry_status status;
+
+    if (!engine || !name || !segment_out)
+        return fy_fail(FERRY_EINVAL, "segment_open: engine, name and result are needed");
+    while (*name == '/') /* as Mooncake does */
+        name++;
+    if (!*name)
+        return fy_fail(FERRY_EINVAL, "segment_open: empty name");
+    if (!open_known(engine, name, segment_out))
+        return FERRY_OK;
+    if (!strcmp(name, engine->name))
+        doc = fy_engine_doc(engine), status = FERRY_OK;
+    else
+        status = fy_store_fetch(engine->store, name, timeout_ms, &doc);
+    if (status)
+        return fy_fail_in(status, "segment %s: ", name);
+    segment = new_segment(engine, name, doc);
+    if (!segment) {
+        fy_doc_unref(doc);
+        return fy_fail(FERRY_ENOMEM, "no memory for a segment");
+    }
+    status = fy_segment_view(segment, NULL, NULL, &view);
+    if (status) {
+        fy_segment_put(segment);
+        return status;
+    }
+    fy_view_connect(view); /* so that the first transfer finds it ready */
+    fy_view_put(view);
+    return insert(engine, segment, segment_out);
+}
+
+ferry_status ferry_segment_refresh(struct ferry_engine *engine, ferry_segment handle,
+                                   uint32_t timeout_ms)
+{
+    struct fy_segment *segment = engine ? fy_segment_get(engine, handle) : NULL;
+    ferry_status status;
+
+    if (!segment)
+        return engine ? FERRY_ENOENT : fy_fail(FERRY_EINVAL, "no engine");
+    status = fy_segment_reload(segment, timeout_ms);
+    if (status)
+        fy_fail_in(status, "segment %s: ", segment->name);
+    fy_segment_put(segment);
+    return status;
+}
+
+/* Texts that outlive documents; there are few different ones. */
+static const char *keep_location(struct ferry_engine *engine, const char *text)
+{
+    const size_t room = sizeof(engine->locations) / sizeof(engine->locations[0]);
+    const char *kept = "*";
+
+    for (size_t i = 0; i < engine->n_locations; i++) {
+        if (!strcmp(engine->locations[i], text))
+            return engine->locations[i];
+    }
+    if (engine->n_locations < room) {
+        char *copy = strdup(text);
+
+        if (copy)
+            kept = engine->locations[engine->n_locations++] = copy;
+    }
+    return kept;
+}
+
+ferry_status ferry_segment_buffers(struct ferry_engine *engine, ferry_segment handle,
+                                   struct ferry_buffer *buffers, size_t room, size_t *n_out)
+{
+    struct fy_segment *segment = engine ? fy_segment_get(engine, handle) : NULL;
+    struct fy_doc *doc;
+
+    if (!segment)
+        return engine ? FERRY_ENOENT : fy_fail(FERRY_EINVAL, "no engine");
+    if (!n_out || (room && !buffers)) {
+        fy_segment_put(segment);
+        return fy_fail(FERRY_EINVAL, "segment_buffers: nowhere to put them");
+    }
+    pthread_mutex_lock(&segment->lock);
+    doc = fy_doc_ref(segment->doc);
+    pthread_mutex_unlock(&segment->lock);
+    pthread_mutex_lock(&engine->segments_lock);
+    for (size_t i = 0; i < doc->n_buffers && i < room; i++) {
+        buffers[i] = (struct ferry_buffer){
+            .addr = (void *)(uintptr_t)doc->buffers[i].addr,
+            .len = doc->buffers[i].len,
+            .access = doc->buffers[i].access,
+            .location = keep_location(engine, doc->buffers[i].location),
+        };
+    }
+    pthread_mutex_unlock(&engine->segments_lock);
+    *n_out = doc->n_buffers;
+    fy_doc_unref(doc);
+    fy_segment_put(segment);
+    return FERRY_OK;
+}
+
+ferry_status ferry_segment_probe(struct ferry_engine *engine, ferry_segment handle,
+                                 uint32_t timeout_ms)
+{
+    struct fy_segment *segment = engine ? fy_segment_get(engine, handle) : NULL;
+    uint64_t deadline_ns = fy_now_ns() + timeout_ms * FY_NS_PER_MS;
+    char host[FY_HOST_MAX];
+    struct fy_buf reply;
+    uint16_t port;
+    ferry_status status;
+
+    if (!segment)
+        return engine ? FERRY_ENOENT : fy_fail(FERRY_EINVAL, "no engine");
+    fy_buf_init(&reply, 65536);
+    status = fy_store_address(engine->store, segment->name, timeout_ms, host, &port);
+    if (!status)
+        status = fy_control_request(host, port, FY_CONTROL_PROBE, "{}", 2, deadline_ns, &reply);
+    pthread_mutex_lock(&segment->lock);
+    if (status == FERRY_ECONNRESET && !segment->doc->epoch[0])
+        status =
+            FERRY_OK; /* an old node that knows no probes answers by closing: it is there */
+    pthread_mutex_unlock(&segment->lock);
+    fy_buf_fini(&reply);
+    fy_segment_put(segment);
+    return status;
+}
+
+static void close_views(struct fy_segment *segment)
+{
+    struct fy_view *views[FY_MAX_TRANSPORTS];
+
+    pthread_mutex_lock(&segment->lock);
+    memcpy(views, segment->views, sizeof(views));
+    memset(segment->views, 0, sizeof(segment->views));
+    pthread_mutex_unlock(&segment->lock);
+    for (int i = 0; i < FY_MAX_TRANSPORTS; i++)
+        fy_view_put(views[i]);
+}
+
+void ferry_segment_close(struct ferry_engine *engine, ferry_segment handle)
+{
+    struct fy_segment *segment = engine && handle ? fy_segment_get(engine, handle) : NULL;
+    bool last;
+
+    if (!segment)
+        return;
+    pthread_mutex_lock(&engine->segments_lock);
+    last = engine->segments[segment->slot] == segment && !--segment->opened;
+    if (last)
+        engine->segments[segment->slot] = NULL;
+    pthread_mutex_unlock(&engine->segments_lock);
+    if (last) {
+        close_views(segment);
+        fy_segment_put(segment); /* the table's */
+    }
+    fy_segment_put(segment);
+}
+
+void fy_segments_close(struct ferry_engine *engine)
+{
+    for (size_t i = 0; i < engine->n_segments; i++) {
+        if (engine->segments[i]) {
+            close_views(engine->segments[i]);
+            fy_segment_put(engine->segments[i]);
+        }
+    }
+    free(engine->segments);
+    free(engine->segment_gens);
+    engine->segments = NULL;
+    engine->n_segments = 0;
+    for (size_t i = 0; i < engine->n_locations; i++)
+        free(engine->locations[i]);
+}

@@ -1,0 +1,172 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * A small pool of threads for calls that may block, so that neither the caller of a submit nor
+ * the progress thread ever does. Knows nothing of the jobs.
+ */
+#include "work.h"
+
+#include <pthread.h>
+#include <stdbool.h>
+#include <stdlib.h>
+#include <time.h>
+
+#define IDLE_S 2 /* a thread with nothing to do ends after this long */
+
+struct job {
+    struct job *next;
+    void (*fn)(void *arg);
+    void *arg;
+};
+
+struct thread {
+    struct thread *next;
+    struct fy_work *work;
+    pthread_t id;
+};
+
+struct fy_work {
+    pthread_mutex_t lock; /* all of it; a leaf */
+    pthread_cond_t more;
+    struct job *head, **tail;
+    struct thread *ended; /* to be joined */
+    unsigned threads, idle, queued, max;
+    bool closing;
+    pthread_cond_t none;
+};
+
+static struct job *next_job(struct fy_work *work)
+{
+    struct timespec until;
+
+    clock_gettime(CLOCK_MONOTONIC, &until);
+    until.tv_sec += IDLE_S;
+    while (!work->head && !work->closing) {
+        int rc;
+
+        work->idle++;
+        rc = pthread_cond_timedwait(&work->more, &work->lock, &until);
+        work->idle--;
+        if (rc && !work->head)
+            return NULL;
+    }
+    if (work->head) {
+        struct job *job = work->head;
+
+        work->head = job->next;
+        if (!work->head)
+            work->tail = &work->head;
+        work->queued--;
+        return job;
+    }
+    return NULL;
+}
+
+static void *run(void *arg)
+{
+    struct thread *thread = arg;
+    struct fy_work *work = thread->work;
+    struct job *job;
+
+    pthread_setname_np(pthread_self(), "ferry-work");
+    pthread_mutex_lock(&work->lock);
+    while ((job = next_job(work))) {
+        pthread_mutex_unlock(&work->lock);
+        job->fn(job->arg);
+        free(job);
+        pthread_mutex_lock(&work->lock);
+    }
+    work->threads--;
+    thread->next = work->ended;
+    work->ended = thread;
+    pthread_cond_signal(&work->none);
+    pthread_mutex_unlock(&work->lock);
+    return NULL;
+}
+
+static void join_ended(struct fy_work *work)
+{
+    struct thread *thread = work->ended;
+
+    work->ended = NULL;
+    while (thread) {
+        struct thread *next = thread->next;
+
+        pthread_join(thread->id, NULL);
+        free(thread);
+        thread = next;
+    }
+}
+
+ferry_status fy_work_open(unsigned max, struct fy_work **work_out)
+{
+    struct fy_work *work = calloc(1, sizeof(*work));
+    pthread_condattr_t attr;
+
+    if (!work)
+        return FERRY_ENOMEM;
+    work->max = max ? max : 1;
+    work->tail = &work->head;
+    pthread_mutex_init(&work->lock, NULL);
+    pthread_condattr_init(&attr);
+    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+    pthread_cond_init(&work->more, &attr);
+    pthread_cond_init(&work->none, &attr);
+    pthread_condattr_destroy(&attr);
+    *work_out = work;
+    return FERRY_OK;
+}
+
+void fy_work_close(struct fy_work *work)
+{
+    if (!work)
+        return;
+    pthread_mutex_lock(&work->lock);
+    work->closing = true;
+    pthread_cond_broadcast(&work->more);
+    while (work->threads)
+        pthread_cond_wait(&work->none, &work->lock);
+    join_ended(work);
+    pthread_mutex_unlock(&work->lock);
+    pthread_cond_destroy(&work->more);
+    pthread_cond_destroy(&work->none);
+    pthread_mutex_destroy(&work->lock);
+    free(work);
+}
+
+static void start_thread(struct fy_work *work)
+{
+    struct thread *thread = calloc(1, sizeof(*thread));
+
+    if (!thread)
+        return;
+    thread->work = work;
+    if (pthread_create(&thread->id, NULL, run, thread))
+        free(thread);
+    else
+        work->threads++;
+}
+
+ferry_status fy_work_add(struct fy_work *work, void (*fn)(void *arg), void *arg)
+{
+    struct job *job = calloc(1, sizeof(*job));
+
+    if (!job)
+        return FERRY_ENOMEM;
+    job->fn = fn;
+    job->arg = arg;
+    pthread_mutex_lock(&work->lock);
+    join_ended(work);
+    if (work->queued + 1 > work->idle && work->threads < work->max)
+        start_thread(work);
+    if (!work->threads) {
+        pthread_mutex_unlock(&work->lock);
+        free(job);
+        return FERRY_ENOMEM;
+    }
+    *work->tail = job;
+    work->tail = &job->next;
+    work->queued++;
+    pthread_cond_signal(&work->more);
+    pthread_mutex_unlock(&work->lock);
+    return FERRY_OK;
+}

@@ -1,0 +1,17 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef FY_WORK_H
+#define FY_WORK_H
+
+#include "ferry/status.h"
+
+/* Threads for what may block: connecting, closing, publishing. Started when needed, at most
+ * `max`, ended when idle. Jobs run in the order given, several at once. */
+struct fy_work;
+
+ferry_status fy_work_open(unsigned max, struct fy_work **work_out);
+/* Runs what is queued, then joins. */
+void fy_work_close(struct fy_work *work);
+/* Never fails for want of a thread: then the job runs when one is free. FERRY_ENOMEM. */
+ferry_status fy_work_add(struct fy_work *work, void (*job)(void *arg), void *arg);
+
+#endif /* FY_WORK_H */

@@ -1,0 +1,325 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The core over the reference transport, in one process. */
+#include "engine_pair.h"
+
+#include <poll.h>
+#include <pthread.h>
+
+static void set_up(struct pair *pair)
+{
+    pair_open(pair, "loop", NULL);
+}
+
+static void fill(char *at, size_t len, unsigned seed)
+{
+    for (size_t i = 0; i < len; i++)
+        at[i] = (char)(i * 31 + seed);
+}
+
+static void writes_and_reads(void **state)
+{
+    struct pair pair;
+
+    set_up(&pair);
+    for (size_t len = 1; len <= PAIR_LEN; len = len * 7 + 1) {
+        struct ferry_request request = {.local = pair.ours,
+                                        .remote = (uint64_t)(uintptr_t)pair.theirs,
+                                        .len = len,
+                                        .segment = pair.peer,
+                                        .op = FERRY_WRITE};
+        size_t failed;
+
+        fill(pair.ours, len, (unsigned)len);
+        assert_ok(ferry_transfer(pair.a, &request, 1, NULL, &failed));
+        assert_int_equal(failed, 1);
+        assert_memory_equal(pair.ours, pair.theirs, len);
+        memset(pair.ours, 0, len);
+        request.op = FERRY_READ;
+        assert_ok(ferry_transfer(pair.a, &request, 1, NULL, NULL));
+        assert_memory_equal(pair.ours, pair.theirs, len);
+    }
+    pair_close(&pair);
+}
+
+static void many_small_requests_in_one_batch(void **state)
+{
+    enum { N = 100000, SIZE = 64 };
+    struct ferry_request *requests = calloc(N, sizeof(*requests));
+    struct ferry_batch_status status;
+    struct pair pair;
+    ferry_batch batch;
+
+    set_up(&pair);
+    fill(pair.ours, PAIR_LEN, 1);
+    for (size_t i = 0; i < N; i++) {
+        size_t to = (i * 7919) % N; /* every place once */
+
+        requests[i] =
+            (struct ferry_request){.local = pair.ours + i * SIZE,
+                                   .remote = (uint64_t)(uintptr_t)pair.theirs + to * SIZE,
+                                   .len = SIZE,
+                                   .segment = pair.peer,
+                                   .op = FERRY_WRITE};
+    }
+    assert_ok(ferry_submit(pair.a, requests, N, NULL, &batch));
+    assert_ok(ferry_batch_wait(pair.a, batch, 20000, &status));
+    assert_int_equal(status.done, N);
+    assert_int_equal(status.failed, 0);
+    assert_int_equal(status.bytes, N * SIZE);
+    for (size_t i = 0; i < N; i++)
+        assert_memory_equal(pair.ours + i * SIZE, pair.theirs + (i * 7919) % N * SIZE, SIZE);
+    ferry_batch_free(pair.a, batch);
+    assert_int_equal(ferry_batch_poll(pair.a, batch, NULL), FERRY_ENOENT);
+    free(requests);
+    pair_close(&pair);
+}
+
+static void reads_and_writes_mixed(void **state)
+{
+    enum { N = 1000, SIZE = 512 };
+    struct ferry_request requests[N];
+    struct ferry_request_status one;
+    struct pair pair;
+    ferry_batch batch;
+
+    set_up(&pair);
+    fill(pair.ours, PAIR_LEN / 2, 1);
+    fill(pair.theirs + PAIR_LEN / 2, PAIR_LEN / 2, 2);
+    for (size_t i = 0; i < N; i++) {
+        size_t at = i * SIZE + (i % 3 ? 0 : PAIR_LEN / 2);
+
+        requests[i] = (struct ferry_request){.local = pair.ours + at,
+                                             .remote = (uint64_t)(uintptr_t)pair.theirs + at,
+                                             .len = SIZE,
+                                             .segment = pair.peer,
+                                             .op = i % 3 ? FERRY_WRITE : FERRY_READ};
+    }
+    assert_ok(ferry_submit(pair.a, requests, N, NULL, &batch));
+    assert_ok(ferry_batch_wait(pair.a, batch, 5000, NULL));
+    for (size_t i = 0; i < N; i++) {
+        assert_memory_equal(requests[i].local, (void *)(uintptr_t)requests[i].remote, SIZE);
+        assert_ok(ferry_batch_request(pair.a, batch, i, &one));
+        assert_int_equal(one.status, FERRY_OK);
+        assert_string_equal(one.transport, "loop");
+        assert_true(one.rail[0] != '\0');
+    }
+    assert_int_equal(ferry_batch_request(pair.a, batch, N, &one), FERRY_EINVAL);
+    ferry_batch_free(pair.a, batch);
+    pair_close(&pair);
+}
+
+static void refuses_what_is_not_registered(void **state)
+{
+    const uint32_t all = FERRY_REMOTE_READ | FERRY_REMOTE_WRITE;
+    static char stack[4096], read_only[4096];
+    struct ferry_buffer buffer = {
+        .addr = read_only, .len = sizeof(read_only), .access = FERRY_REMOTE_READ};
+    struct ferry_request request;
+    struct pair pair;
+    ferry_batch batch;
+    size_t failed;
+
+    set_up(&pair);
+    request = (struct ferry_request){.local = stack,
+                                     .remote = (uint64_t)(uintptr_t)pair.theirs,
+                                     .len = 8,
+                                     .segment = pair.peer,
+                                     .op = FERRY_WRITE};
+    assert_int_equal(ferry_transfer(pair.a, &request, 1, NULL, &failed), FERRY_ERANGE);
+    assert_non_null(strstr(ferry_error(), "request 0: local range"));
+    request.local = pair.ours;
+    request.remote += PAIR_LEN - 4;
+    assert_int_equal(ferry_submit(pair.a, &request, 1, NULL, &batch), FERRY_ERANGE);
+    assert_non_null(strstr(ferry_error(), ferry_engine_name(pair.b)));
+    assert_ok(ferry_memory_register(pair.b, &buffer, 1));
+    request.remote =
+        (uint64_t)(uintptr_t)read_only; /* found after the document is read again */
+    assert_int_equal(ferry_transfer(pair.a, &request, 1, NULL, NULL), FERRY_EACCESS);
+    assert_non_null(strstr(ferry_error(), "right to write"));
+    request.op = FERRY_READ;
+    assert_ok(ferry_transfer(pair.a, &request, 1, NULL, NULL));
+    request.len = 0;
+    assert_int_equal(ferry_transfer(pair.a, &request, 1, NULL, NULL), FERRY_EINVAL);
+    request.len = 8;
+    request.op = 9;
+    assert_int_equal(ferry_transfer(pair.a, &request, 1, NULL, NULL), FERRY_EINVAL);
+    request.segment = 77;
+    request.op = FERRY_READ;
+    assert_int_equal(ferry_transfer(pair.a, &request, 1, NULL, NULL), FERRY_ENOENT);
+    buffer.addr = pair.theirs + 100;
+    buffer.access = all;
+    assert_int_equal(ferry_memory_register(pair.b, &buffer, 1), FERRY_EEXIST);
+    buffer.addr = read_only;
+    assert_ok(ferry_memory_unregister(pair.b, &buffer.addr, 1));
+    assert_int_equal(ferry_memory_unregister(pair.b, &buffer.addr, 1), FERRY_ENOENT);
+    pair_close(&pair);
+}
+
+static void notifies_after_the_data_once(void **state)
+{
+    const char bytes[] = "a\0\xff bin";
+    struct ferry_submit attr = {.size = sizeof(attr),
+                                .notify_name = "ready",
+                                .notify = bytes,
+                                .notify_len = sizeof(bytes)};
+    struct ferry_notification *note;
+    struct ferry_request request;
+    struct pair pair;
+
+    set_up(&pair);
+    request = (struct ferry_request){.local = pair.ours,
+                                     .remote = (uint64_t)(uintptr_t)pair.theirs,
+                                     .len = 1 << 20,
+                                     .segment = pair.peer,
+                                     .op = FERRY_WRITE};
+    fill(pair.ours, 1 << 20, 5);
+    assert_ok(ferry_transfer(pair.a, &request, 1, &attr, NULL));
+    assert_ok(
+        ferry_notification_next(pair.b, 0, &note)); /* there already: the batch waited for it */
+    assert_memory_equal(pair.ours, pair.theirs, 1 << 20);
+    assert_string_equal(note->name, "ready");
+    assert_string_equal(note->from, ferry_engine_name(pair.a));
+    assert_int_equal(note->len, sizeof(bytes));
+    assert_memory_equal(note->data, bytes, sizeof(bytes));
+    ferry_notification_free(note);
+    assert_int_equal(ferry_notification_next(pair.b, 10, &note), FERRY_EAGAIN);
+    assert_ok(ferry_notify(pair.a, pair.peer, "text", "h\xc3\xa9llo", 6, 1000));
+    assert_ok(ferry_notification_next(pair.b, 1000, &note));
+    assert_string_equal(note->data, "h\xc3\xa9llo");
+    ferry_notification_free(note);
+    pair_close(&pair);
+}
+
+static void an_event_loop_is_told(void **state)
+{
+    struct ferry_request request;
+    struct pair pair;
+    ferry_batch batches[3], ended[3];
+    size_t n = 0;
+    int fd;
+
+    set_up(&pair);
+    request = (struct ferry_request){.local = pair.ours,
+                                     .remote = (uint64_t)(uintptr_t)pair.theirs,
+                                     .len = 1 << 16,
+                                     .segment = pair.peer,
+                                     .op = FERRY_WRITE};
+    fd = ferry_engine_fd(pair.a);
+    for (int i = 0; i < 3; i++)
+        assert_ok(ferry_submit(pair.a, &request, 1, NULL, &batches[i]));
+    while (n < 3) {
+        struct pollfd p = {.fd = fd, .events = POLLIN};
+
+        assert_int_equal(poll(&p, 1, 5000), 1);
+        n += ferry_reap(pair.a, ended + n, 3 - n);
+    }
+    assert_int_equal(poll(&(struct pollfd){.fd = fd, .events = POLLIN}, 1, 0), 0);
+    for (int i = 0; i < 3; i++)
+        ferry_batch_free(pair.a, batches[i]);
+    pair_close(&pair);
+}
+
+struct worker {
+    struct pair *pair;
+    int id;
+};
+
+static void *keep_writing(void *arg)
+{
+    enum { SIZE = 4096, N = 16 };
+    struct worker *worker = arg;
+    struct pair *pair = worker->pair;
+    struct ferry_request requests[N];
+    char *mine = pair->ours + (size_t)worker->id * SIZE * N;
+    char *there = pair->theirs + (size_t)worker->id * SIZE * N;
+
+    for (int i = 0; i < N; i++)
+        requests[i] =
+            (struct ferry_request){.local = mine + i * SIZE,
+                                   .remote = (uint64_t)(uintptr_t)there + (unsigned)i * SIZE,
+                                   .len = SIZE,
+                                   .segment = pair->peer,
+                                   .op = FERRY_WRITE};
+    for (int round = 0; round < 300; round++) {
+        fill(mine, SIZE * N, (unsigned)(round * 17 + worker->id));
+        if (round % 3) {
+            assert_ok(ferry_transfer(pair->a, requests, N, NULL, NULL));
+        } else {
+            ferry_batch batch;
+
+            assert_ok(ferry_submit(pair->a, requests, N, NULL, &batch));
+            while (round % 2 && ferry_batch_poll(pair->a, batch, NULL) == FERRY_EAGAIN)
+                ;
+            assert_ok(ferry_batch_wait(pair->a, batch, 20000, NULL));
+            ferry_batch_free(pair->a, batch);
+        }
+        assert_memory_equal(mine, there, SIZE * N);
+    }
+    return NULL;
+}
+
+static void many_threads_at_once(void **state)
+{
+    struct worker workers[8];
+    pthread_t threads[8];
+    struct pair pair;
+
+    set_up(&pair);
+    for (int i = 0; i < 8; i++) {
+        workers[i] = (struct worker){.pair = &pair, .id = i};
+        pthread_create(&threads[i], NULL, keep_writing, &workers[i]);
+    }
+    for (int i = 0; i < 8; i++)
+        pthread_join(threads[i], NULL);
+    pair_close(&pair);
+}
+
+static void describes_itself(void **state)
+{
+    static const char *const topics[] = {"statistics", "links", "plugins", "segment", "config"};
+    struct pair pair;
+    char *json;
+
+    set_up(&pair);
+    for (size_t i = 0; i < sizeof(topics) / sizeof(topics[0]); i++) {
+        assert_ok(ferry_engine_describe(pair.a, topics[i], &json));
+        assert_true(json[0] == '{' || json[0] == '[');
+        ferry_string_free(json);
+    }
+    assert_int_equal(ferry_engine_describe(pair.a, "wether", &json), FERRY_EINVAL);
+    assert_ok(ferry_segment_probe(pair.a, pair.peer, 2000));
+    pair_close(&pair);
+}
+
+static void a_name_that_is_not_there(void **state)
+{
+    struct ferry_options options = {
+        .size = sizeof(options), .name = "127.0.0.1", .protocol = "lop"};
+    struct ferry_engine *engine;
+    struct pair pair;
+    ferry_segment segment;
+
+    assert_int_equal(ferry_engine_open(&options, &engine), FERRY_ENOENT);
+    assert_non_null(strstr(ferry_error(), "loop"));
+    set_up(&pair);
+    assert_int_equal(ferry_segment_open(pair.a, "127.0.0.1:1", 1000, &segment), FERRY_EUNREACH);
+    assert_non_null(strstr(ferry_error(), "127.0.0.1:1"));
+    pair_close(&pair);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(writes_and_reads),
+        cmocka_unit_test(many_small_requests_in_one_batch),
+        cmocka_unit_test(reads_and_writes_mixed),
+        cmocka_unit_test(refuses_what_is_not_registered),
+        cmocka_unit_test(notifies_after_the_data_once),
+        cmocka_unit_test(an_event_loop_is_told),
+        cmocka_unit_test(many_threads_at_once),
+        cmocka_unit_test(describes_itself),
+        cmocka_unit_test(a_name_that_is_not_there),
+    };
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
