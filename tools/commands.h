@@ -5,7 +5,10 @@
 #include "args.h"
 
 /* One file a subcommand: cmd_NAME.c; main.c lists them. */
+extern const struct command cmd_bench;
+extern const struct command cmd_decode;
 extern const struct command cmd_metadata_server;
 extern const struct command cmd_plugins;
+extern const struct command cmd_prefill;
 
 #endif /* FERRY_TOOL_COMMANDS_H */
