@@ -36,6 +36,7 @@
 #define LINGER_NS   (5 * FY_NS_PER_S)  /* for the client's close after the reply */
 #define NO_FILES_NS (100 * FY_NS_PER_MS) /* before accepting again when descriptors ran out */
 #define MIN_BUDGET  ((size_t)64 << 20)   /* for all unanswered requests together, at least */
+#define IDLE_MS     10000                /* before a handler's thread ends */
 #define NEVER       UINT64_MAX
 
 enum conn_state {
@@ -510,7 +511,7 @@ ferry_status fy_control_open(int listen_fd, size_t max_len, fy_control_handler h
         status = fy_fail(FERRY_EINTERNAL, "control channel: %s", strerror(errno));
         goto err_close;
     }
-    status = fy_pool_open(conn_handle, wake, control, &control->pool);
+    status = fy_pool_open(conn_handle, wake, control, IDLE_MS, &control->pool);
     if (status)
         goto err_close;
     rc = start_thread(control);

@@ -9,12 +9,11 @@
 #include <pthread.h>
 #include <signal.h>
 #include <stdlib.h>
-#include <string.h>
-#include <time.h>
 
 #include "error.h"
+#include "util/clock.h"
 
-enum { MAX_WORKERS = 4, IDLE_S = 10 };
+enum { MAX_WORKERS = 4 };
 
 struct worker {
     struct fy_pool *pool;
@@ -31,6 +30,7 @@ struct fy_pool {
     void (*run)(struct fy_job *job);
     void (*finished_fn)(void *arg);
     void *arg;
+    uint64_t idle_ns;
     pthread_mutex_t lock; /* guards what follows; nothing else is locked under it */
     pthread_cond_t more;
     struct jobs waiting, finished;
@@ -62,14 +62,14 @@ static struct fy_job *jobs_take(struct jobs *jobs)
     return job;
 }
 
-/* With the lock held. 0: nothing came in IDLE_S. */
+/* With the lock held. 0: nothing came in idle_ns. */
 static int wait_for_job(struct fy_pool *pool)
 {
-    struct timespec until;
+    uint64_t deadline_ns = fy_now_ns() + pool->idle_ns;
+    struct timespec until = {(time_t)(deadline_ns / FY_NS_PER_S),
+                             (long)(deadline_ns % FY_NS_PER_S)};
     int rc = 0;
 
-    clock_gettime(CLOCK_MONOTONIC, &until);
-    until.tv_sec += IDLE_S;
     pool->n_idle++;
     while (!pool->waiting.first && !pool->stopping && rc != ETIMEDOUT)
         rc = pthread_cond_timedwait(&pool->more, &pool->lock, &until);
@@ -134,7 +134,7 @@ static int has_worker(const struct fy_pool *pool)
 }
 
 ferry_status fy_pool_open(void (*run)(struct fy_job *job), void (*finished)(void *arg),
-                          void *arg, struct fy_pool **pool_out)
+                          void *arg, uint32_t idle_ms, struct fy_pool **pool_out)
 {
     struct fy_pool *pool = calloc(1, sizeof(*pool));
     pthread_condattr_t attr;
@@ -144,6 +144,7 @@ ferry_status fy_pool_open(void (*run)(struct fy_job *job), void (*finished)(void
     pool->run = run;
     pool->finished_fn = finished;
     pool->arg = arg;
+    pool->idle_ns = idle_ms * FY_NS_PER_MS;
     jobs_init(&pool->waiting);
     jobs_init(&pool->finished);
     pthread_mutex_init(&pool->lock, NULL);

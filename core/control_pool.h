@@ -14,9 +14,9 @@ struct fy_job {
 };
 
 /* `run`: on a thread of the pool, at most four at once. `finished(arg)`: on the same, each time
- * there is something for fy_pool_finished. */
+ * there is something for fy_pool_finished. A thread without work for `idle_ms` ends. */
 ferry_status fy_pool_open(void (*run)(struct fy_job *job), void (*finished)(void *arg),
-                          void *arg, struct fy_pool **pool_out);
+                          void *arg, uint32_t idle_ms, struct fy_pool **pool_out);
 /* Waits for the jobs that run; those that wait are dropped. */
 void fy_pool_close(struct fy_pool *pool);
 

@@ -20,6 +20,7 @@
 #include <cmocka.h>
 
 #include "control.h"
+#include "control_pool.h"
 #include "ferry/ferry.h"
 #include "names.h"
 #include "util/clock.h"
@@ -523,6 +524,58 @@ static void idle_clients_are_closed_in_time(void **state)
     fy_control_close(server.control);
 }
 
+/* ---- the handlers' threads ---- */
+
+static atomic_int n_run, n_finished;
+
+static void run_job(struct fy_job *job)
+{
+    atomic_fetch_add(&n_run, 1);
+}
+
+static void job_finished(void *arg)
+{
+    atomic_fetch_add(&n_finished, 1);
+}
+
+static int n_threads(void)
+{
+    DIR *dir = opendir("/proc/self/task");
+    struct dirent *entry;
+    int n = 0;
+
+    while ((entry = readdir(dir)))
+        n += entry->d_name[0] != '.';
+    closedir(dir);
+    return n;
+}
+
+static void idle_threads_end_and_others_follow(void **state)
+{
+    struct fy_job jobs[3];
+    struct fy_pool *pool;
+    int before;
+
+    usleep(50000); /* threads of the tests before this one have been joined, but may still be
+                      listed */
+    before = n_threads();
+    atomic_store(&n_run, 0);
+    atomic_store(&n_finished, 0);
+    assert_int_equal(fy_pool_open(run_job, job_finished, NULL, 50, &pool), FERRY_OK);
+    assert_int_equal(n_threads(), before);
+    for (int i = 0; i < 3; i++) {
+        assert_int_equal(fy_pool_submit(pool, &jobs[i]), FERRY_OK);
+        wait_until(&n_finished, i + 1);
+        assert_ptr_equal(fy_pool_finished(pool), &jobs[i]);
+        assert_null(fy_pool_finished(pool));
+        for (uint64_t deadline = in_ms(5000); n_threads() != before && fy_now_ns() < deadline;)
+            usleep(5000);
+        assert_int_equal(n_threads(), before);
+    }
+    assert_int_equal(atomic_load(&n_run), 3);
+    fy_pool_close(pool);
+}
+
 /* ---- a client, and servers that do what they please ---- */
 
 struct rude {
@@ -734,6 +787,7 @@ int main(void)
         cmocka_unit_test(close_waits_for_handlers),
         cmocka_unit_test(too_many_clients_wait_their_turn),
         cmocka_unit_test(idle_clients_are_closed_in_time),
+        cmocka_unit_test(idle_threads_end_and_others_follow),
         cmocka_unit_test(the_request_is_one_write_and_the_end_is_prompt),
         cmocka_unit_test(closed_without_a_reply),
         cmocka_unit_test(closed_within_the_reply),
