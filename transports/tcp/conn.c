@@ -1,0 +1,571 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * HOT. One connection of a queue: sends frames, takes the answers in their order, and ends so
+ * that nothing of it lands afterwards. Must not know lists, nor how a caller waits.
+ */
+#include "initiator.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <stdlib.h>
+#include <sys/epoll.h>
+#include <unistd.h>
+
+#define RX_TURNS    16   /* receives in a row, before other connections have theirs */
+#define TX_TURNS    16   /* sends likewise */
+#define WAIT_CHUNK  64   /* connections in one poll() of the closing */
+#define DISCARD_LEN 4096 /* what is thrown away at a time */
+
+struct conn *conn_new(struct ferry_queue *q, struct ferry_peer *peer, int fd)
+{
+    struct conn *c = malloc(sizeof *c);
+
+    if (c == NULL)
+        return NULL;
+    memset(c, 0, offsetof(struct conn, rxbuf)); /* the buffer is touched when it is used */
+    c->queue = q;
+    c->peer = peer;
+    c->dialect = peer->dialect;
+    c->fd = fd;
+    c->last_io_ns = tcp_now_ns();
+    c->next = q->conns;
+    q->conns = c;
+    return c;
+}
+
+static void activate(struct conn *c)
+{
+    struct ferry_queue *q = c->queue;
+
+    if (c->active_at != NULL)
+        return;
+    c->active_next = q->active;
+    c->active_at = &q->active;
+    if (q->active != NULL)
+        q->active->active_at = &c->active_next;
+    q->active = c;
+    q->n_active++;
+}
+
+static void deactivate(struct conn *c)
+{
+    if (c->active_at == NULL)
+        return;
+    *c->active_at = c->active_next;
+    if (c->active_next != NULL)
+        c->active_next->active_at = c->active_at;
+    c->active_at = NULL;
+    c->queue->n_active--;
+}
+
+static void leave_closing(struct conn *c)
+{
+    if (c->state == CONN_HALF || c->state == CONN_GRACE)
+        c->queue->n_closing--;
+}
+
+void conn_detach(struct conn *c)
+{
+    struct conn **at = &c->queue->conns;
+
+    while (*at != c)
+        at = &(*at)->next;
+    *at = c->next;
+    deactivate(c);
+    leave_closing(c);
+    if (c->fd >= 0)
+        (void)epoll_ctl(c->queue->epfd, EPOLL_CTL_DEL, c->fd, NULL);
+}
+
+bool conn_has_room(const struct conn *c)
+{
+    if (c->dialect == TCP_DIALECT_V1)
+        return c->n_frames == 0;
+    return c->n_frames < CONN_FRAMES_MIN ||
+           (c->n_frames < CONN_FRAMES && c->bytes < CONN_BYTES);
+}
+
+void conn_push(struct conn *c, struct frame *f)
+{
+    if (c->tail != NULL)
+        c->tail->next = f;
+    else
+        c->head = f;
+    c->tail = f;
+    if (c->tx == NULL)
+        c->tx = f;
+    c->n_frames++;
+    c->bytes += f->payload;
+    activate(c);
+}
+
+static void pop(struct conn *c)
+{
+    struct frame *f = c->head;
+
+    c->head = f->next;
+    if (c->head == NULL)
+        c->tail = NULL;
+    c->n_frames--;
+    c->bytes -= f->payload;
+    c->rx_body = false;
+    c->rx_left = 0;
+}
+
+static void close_fd(struct conn *c, bool reset)
+{
+    if (c->fd < 0)
+        return;
+    if (reset)
+        tcp_reset(c->fd);
+    else
+        close(c->fd);
+    c->fd = -1;
+    c->want_out = false;
+    c->tx_blocked = false;
+}
+
+/* All frames end: cancelled ones so, the others with `status`. */
+static void end_frames(struct conn *c, ferry_status status, int err)
+{
+    while (c->head != NULL) {
+        struct frame *f = c->head;
+
+        f->status = !f->cancelled ? status : c->unreach ? FERRY_EUNREACH : FERRY_ECANCELED;
+        f->vendor_err = f->cancelled ? 0 : err;
+        if (f->v3)
+            f->mixed = false; /* announced, but its payload has not come */
+        if (f->ok_n > 0 && f->ok_n < f->n && !f->mixed) {
+            memset(f->st, WIRE_ST_OK, f->ok_n);
+            memset(f->st + f->ok_n, ST_AS_FRAME, f->n - f->ok_n);
+            f->mixed = true;
+        }
+        pop(c);
+        queue_done(c->queue, f);
+    }
+}
+
+void conn_drop_frames(struct conn *c)
+{
+    end_frames(c, FERRY_ECANCELED, 0);
+}
+
+void conn_down(struct conn *c, ferry_status status, int err)
+{
+    close_fd(c, false);
+    leave_closing(c);
+    c->state = c->dialect == TCP_DIALECT_V1 && !c->replaced ? CONN_OPEN : CONN_DEAD;
+    c->tx = NULL;
+    c->rx_pos = c->rx_have = 0;
+    end_frames(c, status, err);
+    c->unreach = false;
+    deactivate(c);
+}
+
+/* The head of the line has ended well, or as its st[] says. */
+static void complete(struct conn *c, uint64_t now)
+{
+    struct frame *f = c->head;
+
+    pop(c);
+    queue_done(c->queue, f);
+    c->last_io_ns = now;
+    if (c->dialect == TCP_DIALECT_V1) {
+        close_fd(c, false);
+        c->rx_pos = c->rx_have = 0;
+        if (c->state != CONN_OPEN)
+            conn_down(c, FERRY_ECONNRESET, 0);
+    }
+    if (c->n_frames == 0 && c->state == CONN_OPEN)
+        deactivate(c);
+}
+
+/* Something of a WRITE has left, and its end is not known. */
+static bool writes_out(const struct conn *c)
+{
+    for (const struct frame *f = c->head; f != NULL; f = f->next)
+        if (f->op == FERRY_OP_WRITE && f->tx_left < f->tx_len)
+            return true;
+    return false;
+}
+
+static void protocol_error(struct conn *c, const char *what)
+{
+    TCP_LOG(c->queue->tp->host, FERRY_LOG_WARN, "tcp: peer %s broke the protocol: %s",
+            c->peer->name, what);
+    close_fd(c, true);
+    conn_down(c, FERRY_ECONNRESET, EPROTO);
+}
+
+static void socket_error(struct conn *c, int err)
+{
+    if (err != ETIMEDOUT || !tcp_heard_lately(c->fd, c->queue->tp->config.user_timeout_ms)) {
+        conn_down(c, tcp_status_of(err), err);
+        return;
+    }
+    /*
+     * It acknowledges, and takes nothing: stopped. The kernel gave the connection up without a
+     * word; the target's keepalive finds that out, and only then nothing lands any more.
+     */
+    if (!writes_out(c)) {
+        conn_down(c, FERRY_ETIMEDOUT, err);
+        return;
+    }
+    leave_closing(c);
+    close_fd(c, false);
+    c->tx = NULL;
+    c->down_status = FERRY_ETIMEDOUT;
+    c->down_err = err;
+    c->state = CONN_GRACE;
+    c->deadline_ns = tcp_now_ns() + TIMEOUT_GRACE_NS;
+    c->queue->n_closing++;
+    activate(c);
+    queue_timer(c->queue);
+}
+
+static void iov_advance(struct iovec *v, uint16_t *at, uint16_t end, size_t n)
+{
+    while (*at < end && n >= v[*at].iov_len)
+        n -= v[(*at)++].iov_len;
+    if (n > 0) {
+        v[*at].iov_base = (char *)v[*at].iov_base + n;
+        v[*at].iov_len -= n;
+    }
+}
+
+void conn_tx(struct conn *c, uint64_t now)
+{
+    for (int turn = 0; c->tx != NULL && turn < TX_TURNS; turn++) {
+        struct frame *f = c->tx;
+        struct msghdr m = {.msg_iov = &f->iov[f->tx_at],
+                           .msg_iovlen = (size_t)(f->tx_end - f->tx_at)};
+        ssize_t r = sendmsg(c->fd, &m, MSG_DONTWAIT | MSG_NOSIGNAL);
+
+        if (r < 0) {
+            int err = errno;
+
+            if (err == EINTR)
+                continue;
+            if (err == EAGAIN || err == EWOULDBLOCK) {
+                c->tx_blocked = true;
+                c->tx_retry_ns = now + TX_RETRY_NS;
+                return;
+            }
+            if (err == EFAULT) {
+                protocol_error(c, "local memory is not there");
+                return;
+            }
+            /* Answers sent before the end may still be there to be read. */
+            c->tx = NULL;
+            c->tx_blocked = false;
+            conn_rx(c, now);
+            if (c->fd >= 0)
+                socket_error(c, err);
+            return;
+        }
+        c->last_io_ns = now;
+        f->tx_left -= (size_t)r;
+        if (f->tx_left > 0) {
+            iov_advance(f->iov, &f->tx_at, f->tx_end, (size_t)r);
+            c->tx_blocked = true;
+            c->tx_retry_ns = now + TX_RETRY_NS;
+            return;
+        }
+        c->tx = f->next;
+        /* Older peers acknowledge a WRITE by nothing but the end of the connection. */
+        if (c->dialect == TCP_DIALECT_V1 && f->op == FERRY_OP_WRITE)
+            (void)shutdown(c->fd, SHUT_WR);
+    }
+    c->tx_blocked = false;
+}
+
+/* The head of an answer of v3. False: not all there, or the connection is down. */
+static bool rx_head_v3(struct conn *c)
+{
+    const uint8_t *p = c->rxbuf + c->rx_pos;
+    uint32_t have = c->rx_have - c->rx_pos, need;
+    struct frame *f = c->head;
+    struct wire_frame w;
+    bool read = f->op == FERRY_OP_READ;
+    uint64_t accepted = f->payload;
+
+    if (have < WIRE_FRAME_LEN)
+        return false;
+    if (!wire_get_frame(p, &w) || w.type != (read ? WIRE_READ_REPLY : WIRE_WRITE_ACK) ||
+        w.cookie != f->seq || f->tx_left > 0) {
+        protocol_error(c, "not the answer that was due");
+        return false;
+    }
+    need = WIRE_FRAME_LEN + w.n * WIRE_RANGE_LEN;
+    if (have < need)
+        return false;
+    if (!wire_get_ranges(p + WIRE_FRAME_LEN, w.n, f->n, f->st)) {
+        protocol_error(c, "statuses that do not cover the frame");
+        return false;
+    }
+    f->mixed = w.n > 1 || f->st[0] != WIRE_ST_OK;
+    if (read && f->mixed)
+        accepted = frame_skip_refused(f, c->queue->tmp);
+    if (w.payload != (read ? accepted : 0)) {
+        f->mixed = false;
+        protocol_error(c, "an answer of another length");
+        return false;
+    }
+    c->rx_pos += need;
+    c->rx_left = w.payload;
+    return true;
+}
+
+static void rx_from_buffer(struct conn *c, struct frame *f)
+{
+    while (c->rx_left > 0 && c->rx_pos < c->rx_have) {
+        struct iovec *v = &f->iov[f->rx_at];
+        size_t n = c->rx_have - c->rx_pos;
+
+        if (n > v->iov_len)
+            n = v->iov_len;
+        memcpy(v->iov_base, c->rxbuf + c->rx_pos, n);
+        c->rx_pos += (uint32_t)n;
+        c->rx_left -= n;
+        iov_advance(f->iov, &f->rx_at, f->rx_end, n);
+    }
+}
+
+/* Takes what is in the buffer as far as it goes. */
+static void parse(struct conn *c, uint64_t now)
+{
+    while (c->head != NULL) {
+        struct frame *f = c->head;
+
+        if (!c->rx_body) {
+            if (c->dialect == TCP_DIALECT_V3) {
+                if (!rx_head_v3(c))
+                    return;
+            } else {
+                c->rx_left = f->rx_len;
+            }
+            c->rx_body = true;
+        }
+        rx_from_buffer(c, f);
+        if (c->dialect == TCP_DIALECT_V2 && !frame_check_words(f, f->rx_len - c->rx_left)) {
+            /* Refused: the peer ends the connection, and does nothing of what follows. */
+            memset(f->st, WIRE_ST_OK, f->ok_n);
+            memset(f->st + f->ok_n + 1, ST_AS_FRAME, f->n - f->ok_n - 1);
+            f->mixed = true;
+            conn_down(c, FERRY_ECONNRESET, 0);
+            return;
+        }
+        if (c->rx_left > 0)
+            return;
+        if (c->dialect == TCP_DIALECT_V1 && f->op == FERRY_OP_WRITE)
+            break; /* the end of the connection says that it is done */
+        if (f->tx_left > 0) {
+            protocol_error(c, "an answer before the request");
+            return;
+        }
+        complete(c, now);
+    }
+    if (c->rx_pos < c->rx_have)
+        protocol_error(c, "bytes that nobody asked for");
+}
+
+static void rx_eof(struct conn *c, uint64_t now)
+{
+    struct frame *f = c->head;
+
+    if (c->dialect == TCP_DIALECT_V1 && f != NULL && f->op == FERRY_OP_WRITE && f->tx_left == 0)
+        complete(c, now);
+    else
+        conn_down(c, FERRY_ECONNRESET, 0);
+}
+
+void conn_rx(struct conn *c, uint64_t now)
+{
+    for (int turn = 0; c->fd >= 0 && turn < RX_TURNS; turn++) {
+        struct frame *f = c->head;
+        bool body = f != NULL && c->rx_body && c->rx_left > 0;
+        struct iovec head;
+        struct msghdr m = {.msg_iov = &head, .msg_iovlen = 1};
+        size_t room;
+        ssize_t r;
+
+        if (c->rx_pos > 0) {
+            memmove(c->rxbuf, c->rxbuf + c->rx_pos, c->rx_have - c->rx_pos);
+            c->rx_have -= c->rx_pos;
+            c->rx_pos = 0;
+        }
+        room = RX_BUF_LEN - c->rx_have;
+        head = (struct iovec){c->rxbuf + c->rx_have, room};
+        if (body) { /* into its place, and what follows it into the buffer */
+            f->iov[f->rx_end] = head;
+            m.msg_iov = &f->iov[f->rx_at];
+            m.msg_iovlen = (size_t)(f->rx_end - f->rx_at + 1);
+            room += c->rx_left;
+        }
+        r = recvmsg(c->fd, &m, MSG_DONTWAIT);
+        if (r < 0) {
+            if (errno == EINTR)
+                continue;
+            if (errno != EAGAIN && errno != EWOULDBLOCK)
+                socket_error(c, errno);
+            return;
+        }
+        if (r == 0) {
+            rx_eof(c, now);
+            return;
+        }
+        c->last_io_ns = now;
+        if (body) {
+            size_t n = (uint64_t)r < c->rx_left ? (size_t)r : (size_t)c->rx_left;
+
+            iov_advance(f->iov, &f->rx_at, f->rx_end, n);
+            c->rx_left -= n;
+            c->rx_have += (uint32_t)((size_t)r - n);
+        } else {
+            c->rx_have += (uint32_t)r;
+        }
+        parse(c, now);
+        if ((size_t)r < room)
+            return; /* there was no more */
+    }
+}
+
+bool conn_alive(struct conn *c, uint64_t now)
+{
+    char byte;
+    ssize_t r;
+
+    if (c->dialect == TCP_DIALECT_V1)
+        return c->state == CONN_OPEN;
+    if (c->state != CONN_OPEN || c->fd < 0)
+        return false;
+    if (c->n_frames > 0 || now - c->last_io_ns < PEEK_AFTER_IDLE_NS)
+        return true;
+    r = recv(c->fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT);
+    if (r < 0 && (errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR))
+        return true;
+    conn_down(c, FERRY_ECONNRESET, r < 0 ? errno : 0);
+    return false;
+}
+
+void conn_quiet(struct conn *c, uint64_t now)
+{
+    if (c->state != CONN_OPEN)
+        return;
+    if (c->fd >= 0 && c->n_frames > 0)
+        c->unreach = tcp_unreachable(c->fd);
+    if (c->fd < 0 || !writes_out(c)) {
+        conn_down(c, FERRY_ECONNRESET, 0);
+        return;
+    }
+    (void)shutdown(c->fd, SHUT_WR);
+    c->tx = NULL;
+    c->tx_blocked = false;
+    c->state = CONN_HALF;
+    c->down_status = FERRY_ECONNRESET;
+    c->down_err = 0;
+    c->deadline_ns = now + EOF_WAIT_NS;
+    c->queue->n_closing++;
+    activate(c);
+}
+
+void conn_tick(struct conn *c, uint64_t now)
+{
+    if ((c->state != CONN_HALF && c->state != CONN_GRACE) || now < c->deadline_ns)
+        return;
+    if (c->state == CONN_HALF) {
+        close_fd(c, true);
+        c->state = CONN_GRACE;
+        c->deadline_ns = now + RESET_GRACE_NS;
+        return;
+    }
+    conn_down(c, c->down_status, c->down_err);
+}
+
+void conn_cancel(struct conn *c, uint64_t cookie, uint64_t now)
+{
+    struct frame **at = &c->head, *last = NULL;
+    bool sent = false;
+
+    while (*at != NULL) {
+        struct frame *f = *at;
+
+        if (f->cookie != cookie) {
+            last = f;
+            at = &f->next;
+        } else if (f->tx_left < f->tx_len) {
+            f->cancelled = sent = true;
+            last = f;
+            at = &f->next;
+        } else {
+            *at = f->next;
+            if (c->tx == f)
+                c->tx = f->next;
+            c->n_frames--;
+            c->bytes -= f->payload;
+            f->status = FERRY_ECANCELED;
+            queue_done(c->queue, f);
+        }
+    }
+    c->tail = last;
+    if (sent)
+        conn_quiet(c, now);
+    else if (c->n_frames == 0 && c->state == CONN_OPEN)
+        deactivate(c);
+}
+
+/* One round of waiting for the ends of half-closed connections; false: none is left. */
+static bool wait_some(struct conn *list, uint64_t until)
+{
+    struct pollfd p[WAIT_CHUNK];
+    struct conn *of[WAIT_CHUNK];
+    char discard[DISCARD_LEN];
+    uint64_t now = tcp_now_ns();
+    nfds_t n = 0;
+
+    for (struct conn *c = list; c != NULL && n < WAIT_CHUNK; c = c->next)
+        if (c->state == CONN_HALF && c->fd >= 0) {
+            p[n] = (struct pollfd){.fd = c->fd, .events = POLLIN};
+            of[n++] = c;
+        }
+    if (n == 0 || now >= until)
+        return false;
+    if (poll(p, n, (int)((until - now + NS_PER_MS - 1) / NS_PER_MS)) <= 0)
+        return true;
+    for (nfds_t i = 0; i < n; i++) {
+        ssize_t r = 1;
+
+        if (p[i].revents == 0)
+            continue;
+        for (int turn = 0; r > 0 && turn < RX_TURNS; turn++)
+            r = recv(p[i].fd, discard, sizeof discard, MSG_DONTWAIT);
+        if (r == 0 || (r < 0 && errno != EAGAIN && errno != EWOULDBLOCK && errno != EINTR))
+            close_fd(of[i], false);
+    }
+    return true;
+}
+
+void conns_quiet_wait(struct conn *list)
+{
+    uint64_t until = tcp_now_ns() + EOF_WAIT_NS, grace = 0;
+
+    for (struct conn *c = list; c != NULL; c = c->next) {
+        if (c->state == CONN_OPEN && c->fd >= 0 && writes_out(c)) {
+            (void)shutdown(c->fd, SHUT_WR);
+            c->state = CONN_HALF;
+        } else if (c->state == CONN_OPEN) {
+            close_fd(c, false);
+        } else if (c->state == CONN_GRACE && c->deadline_ns > grace) {
+            grace = c->deadline_ns;
+        }
+    }
+    while (wait_some(list, until))
+        ;
+    for (struct conn *c = list; c != NULL; c = c->next)
+        if (c->fd >= 0) {
+            close_fd(c, true);
+            grace = tcp_now_ns() + RESET_GRACE_NS;
+        }
+    for (uint64_t now = tcp_now_ns(); now < grace; now = tcp_now_ns())
+        nanosleep(&(struct timespec){.tv_nsec = (long)(grace - now)}, NULL);
+}
