@@ -103,7 +103,7 @@ static ferry_status parse_one(const struct ferry_host *host, const char *key, co
     if (strcmp(key, "congestion") == 0) {
         if (text[0] == '\0' || strlen(text) >= sizeof out->congestion)
             return bad_word(host, key, text, "auto, system or an algorithm's name");
-        strcpy(out->congestion, text);
+        memcpy(out->congestion, text, strlen(text) + 1);
         return FERRY_OK;
     }
     TCP_LOG(host, FERRY_LOG_ERROR, "tcp: unknown key \"%s\", allowed are %s", key, allowed);

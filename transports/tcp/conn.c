@@ -16,7 +16,8 @@
 #define WAIT_CHUNK  64   /* connections in one poll() of the closing */
 #define DISCARD_LEN 4096 /* what is thrown away at a time */
 
-struct conn *conn_new(struct ferry_queue *q, struct ferry_peer *peer, int fd)
+struct conn *conn_new(struct ferry_queue *q, struct ferry_peer *peer,
+                      const struct tcp_addr *addr)
 {
     struct conn *c = malloc(sizeof *c);
 
@@ -26,7 +27,8 @@ struct conn *conn_new(struct ferry_queue *q, struct ferry_peer *peer, int fd)
     c->queue = q;
     c->peer = peer;
     c->dialect = peer->dialect;
-    c->fd = fd;
+    c->addr = *addr;
+    c->fd = -1;
     c->last_io_ns = tcp_now_ns();
     c->next = q->conns;
     q->conns = c;
@@ -75,6 +77,31 @@ void conn_detach(struct conn *c)
     leave_closing(c);
     if (c->fd >= 0)
         (void)epoll_ctl(c->queue->epfd, EPOLL_CTL_DEL, c->fd, NULL);
+}
+
+bool conn_connect(struct conn *c, uint64_t now)
+{
+    struct epoll_event ev = {.events = EPOLLIN | EPOLLRDHUP, .data.ptr = c};
+    int fd = tcp_connect_start(&c->queue->tp->config, &c->addr);
+
+    if (fd < 0)
+        return false;
+    if (epoll_ctl(c->queue->epfd, EPOLL_CTL_ADD, fd, &ev) != 0) {
+        close(fd);
+        return false;
+    }
+    c->fd = fd;
+    c->state = CONN_OPEN;
+    c->revive = false;
+    c->last_io_ns = now;
+    if (c->dialect == TCP_DIALECT_V3) {
+        wire_put_hello(c->hello, &(struct wire_hello){.version = WIRE_VERSION,
+                                                      .len = WIRE_HELLO_LEN,
+                                                      .incarnation = c->peer->incarnation});
+        c->hello_left = WIRE_HELLO_LEN;
+        c->greeting = true;
+    }
+    return true;
 }
 
 bool conn_has_room(const struct conn *c)
@@ -157,6 +184,8 @@ void conn_down(struct conn *c, ferry_status status, int err)
     c->state = c->dialect == TCP_DIALECT_V1 && !c->replaced ? CONN_OPEN : CONN_DEAD;
     c->tx = NULL;
     c->rx_pos = c->rx_have = 0;
+    c->greeting = false;
+    c->hello_left = 0;
     end_frames(c, status, err);
     c->unreach = false;
     deactivate(c);
@@ -233,8 +262,45 @@ static void iov_advance(struct iovec *v, uint16_t *at, uint16_t end, size_t n)
     }
 }
 
+/* An error of a send: answers that came before the end may still be there to be read. */
+static void tx_error(struct conn *c, int err, uint64_t now)
+{
+    if (err == EAGAIN || err == EWOULDBLOCK || err == EINTR) {
+        c->tx_blocked = true;
+        c->tx_retry_ns = now + TX_RETRY_NS;
+        return;
+    }
+    if (err == EFAULT) {
+        protocol_error(c, "local memory is not there");
+        return;
+    }
+    c->tx = NULL;
+    c->tx_blocked = false;
+    conn_rx(c, now);
+    if (c->fd >= 0)
+        socket_error(c, err);
+}
+
+/* Frames may follow at once: a target that does not take the hello takes nothing. */
+static bool tx_hello(struct conn *c, uint64_t now)
+{
+    while (c->hello_left > 0) {
+        ssize_t r = send(c->fd, c->hello + WIRE_HELLO_LEN - c->hello_left, c->hello_left,
+                         MSG_DONTWAIT | MSG_NOSIGNAL | MSG_MORE);
+
+        if (r < 0) {
+            tx_error(c, errno, now);
+            return false;
+        }
+        c->hello_left -= (uint8_t)r;
+    }
+    return true;
+}
+
 void conn_tx(struct conn *c, uint64_t now)
 {
+    if (!tx_hello(c, now))
+        return;
     for (int turn = 0; c->tx != NULL && turn < TX_TURNS; turn++) {
         struct frame *f = c->tx;
         struct msghdr m = {.msg_iov = &f->iov[f->tx_at],
@@ -242,25 +308,7 @@ void conn_tx(struct conn *c, uint64_t now)
         ssize_t r = sendmsg(c->fd, &m, MSG_DONTWAIT | MSG_NOSIGNAL);
 
         if (r < 0) {
-            int err = errno;
-
-            if (err == EINTR)
-                continue;
-            if (err == EAGAIN || err == EWOULDBLOCK) {
-                c->tx_blocked = true;
-                c->tx_retry_ns = now + TX_RETRY_NS;
-                return;
-            }
-            if (err == EFAULT) {
-                protocol_error(c, "local memory is not there");
-                return;
-            }
-            /* Answers sent before the end may still be there to be read. */
-            c->tx = NULL;
-            c->tx_blocked = false;
-            conn_rx(c, now);
-            if (c->fd >= 0)
-                socket_error(c, err);
+            tx_error(c, errno, now);
             return;
         }
         c->last_io_ns = now;
@@ -331,9 +379,36 @@ static void rx_from_buffer(struct conn *c, struct frame *f)
     }
 }
 
+/* The answer to a hello that was sent with frames behind it. False: not all there, or down. */
+static bool rx_welcome(struct conn *c)
+{
+    const uint8_t *p = c->rxbuf + c->rx_pos;
+    struct wire_welcome w;
+    ferry_status status;
+
+    if (c->rx_have - c->rx_pos < WIRE_WELCOME_LEN)
+        return false;
+    if (!wire_get_welcome(p, &w)) {
+        conn_down(c, FERRY_ESTALE, 0);
+        return false;
+    }
+    status = welcome_status(c->peer, &w);
+    if (status != FERRY_OK) {
+        conn_down(c, status, 0);
+        return false;
+    }
+    if (c->rx_have - c->rx_pos < w.len)
+        return false;
+    c->rx_pos += w.len;
+    c->greeting = false;
+    return true;
+}
+
 /* Takes what is in the buffer as far as it goes. */
 static void parse(struct conn *c, uint64_t now)
 {
+    if (c->greeting && !rx_welcome(c))
+        return;
     while (c->head != NULL) {
         struct frame *f = c->head;
 
@@ -353,6 +428,7 @@ static void parse(struct conn *c, uint64_t now)
             memset(f->st + f->ok_n + 1, ST_AS_FRAME, f->n - f->ok_n - 1);
             f->mixed = true;
             conn_down(c, FERRY_ECONNRESET, 0);
+            c->revive = true;
             return;
         }
         if (c->rx_left > 0)
@@ -454,6 +530,7 @@ void conn_quiet(struct conn *c, uint64_t now)
         return;
     if (c->fd >= 0 && c->n_frames > 0)
         c->unreach = tcp_unreachable(c->fd);
+    c->revive = true;
     if (c->fd < 0 || !writes_out(c)) {
         conn_down(c, FERRY_ECONNRESET, 0);
         return;

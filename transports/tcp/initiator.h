@@ -79,7 +79,12 @@ struct conn {
     bool tx_blocked;
     bool rx_body;
     bool unreach;
-    bool replaced;             /* the peer has another one by now */
+    bool replaced; /* the peer has another one by now */
+    bool revive;   /* ended by us alone: the next submit connects again */
+    bool greeting; /* v3: its answer is still to come */
+    uint8_t hello_left;
+    uint8_t hello[WIRE_HELLO_LEN];
+    struct tcp_addr addr;
     struct frame *head, *tail; /* in flight, in the order of their answers */
     struct frame *tx;          /* the first not sent whole */
     uint32_t n_frames;
@@ -119,7 +124,6 @@ struct ferry_peer {
     uint8_t dialect; /* enum tcp_dialect */
     bool ferry;      /* not upstream's */
     uint64_t incarnation;
-    struct tcp_addr addr;               /* v1: where to connect; set by attach */
     struct conn *conns[TCP_MAX_QUEUES]; /* each under its queue's lock */
     pthread_mutex_t lock;               /* guards rmems; rank: leaf */
     struct ferry_rmem *rmems;
@@ -130,6 +134,10 @@ struct ferry_rmem {
     struct ferry_rmem *next, **at;
     uint64_t addr, len;
 };
+
+/* --- peer.c --- */
+/* What the answer to our hello means. */
+ferry_status welcome_status(const struct ferry_peer *peer, const struct wire_welcome *w);
 
 /* --- frame.c --- */
 /* As many elements of the list from `at` on as fit; 0..n. *status: why the next one is at
@@ -145,7 +153,10 @@ bool frame_check_words(struct frame *f, uint64_t received);
 bool frame_next_comp(struct frame *f, struct ferry_comp *out);
 
 /* --- conn.c: all under the queue's lock --- */
-struct conn *conn_new(struct ferry_queue *q, struct ferry_peer *peer, int fd);
+struct conn *conn_new(struct ferry_queue *q, struct ferry_peer *peer,
+                      const struct tcp_addr *addr);
+/* Starts to connect, greeting included; does not wait. */
+bool conn_connect(struct conn *c, uint64_t now);
 bool conn_has_room(const struct conn *c);
 void conn_push(struct conn *c, struct frame *f);
 /* Sends what the socket takes; receives what has come. */

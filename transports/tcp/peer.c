@@ -127,6 +127,19 @@ static ferry_status exact(int fd, uint8_t *buf, size_t len, bool out, uint64_t d
     return FERRY_OK;
 }
 
+ferry_status welcome_status(const struct ferry_peer *peer, const struct wire_welcome *w)
+{
+    if (w->status == WIRE_WELCOME_STALE || w->incarnation != peer->incarnation)
+        return FERRY_ESTALE;
+    if (w->status == WIRE_WELCOME_OK && w->version == WIRE_VERSION &&
+        w->max_desc >= WIRE_MAX_DESC && w->max_payload >= FRAME_BYTES)
+        return FERRY_OK;
+    TCP_LOG(peer->tp->host, FERRY_LOG_ERROR,
+            "tcp: peer %s speaks version %u of the data protocol (status %u), here is %u",
+            peer->name, w->version, w->status, WIRE_VERSION);
+    return FERRY_ENOTSUP;
+}
+
 /* The greeting of v3. */
 static ferry_status greet(struct ferry_peer *peer, int fd, uint64_t deadline_ns)
 {
@@ -151,27 +164,19 @@ static ferry_status greet(struct ferry_peer *peer, int fd, uint64_t deadline_ns)
     status = exact(fd, buf, w.len - WIRE_WELCOME_LEN, false, deadline_ns);
     if (status != FERRY_OK)
         return status;
-    if (w.status == WIRE_WELCOME_STALE || w.incarnation != peer->incarnation)
-        return FERRY_ESTALE;
-    if (w.status != WIRE_WELCOME_OK || w.version != WIRE_VERSION ||
-        w.max_desc < WIRE_MAX_DESC || w.max_payload < FRAME_BYTES) {
-        TCP_LOG(host, FERRY_LOG_ERROR,
-                "tcp: peer %s speaks version %u of the data protocol (status %u), here is %u",
-                peer->name, w.version, w.status, WIRE_VERSION);
-        return FERRY_ENOTSUP;
-    }
-    return FERRY_OK;
+    return welcome_status(peer, &w);
 }
 
 /* Puts the connection into the queue; the socket is its own now. */
-static ferry_status adopt(struct ferry_peer *peer, struct ferry_queue *q, int fd)
+static ferry_status adopt(struct ferry_peer *peer, struct ferry_queue *q, int fd,
+                          const struct tcp_addr *addr)
 {
     uint32_t lanes = peer->dialect == TCP_DIALECT_V1 ? V1_LANES : 1;
     struct epoll_event ev = {.events = EPOLLIN | EPOLLRDHUP};
     struct conn *first = NULL;
 
     for (uint32_t i = 0; i < lanes; i++) {
-        struct conn *c = conn_new(q, peer, -1);
+        struct conn *c = conn_new(q, peer, addr);
 
         if (c == NULL)
             goto err_free_lanes;
@@ -246,8 +251,7 @@ ferry_status tcp_peer_attach(struct ferry_peer *peer, struct ferry_queue *q,
     if (attached(peer, q)) { /* by another thread, meanwhile */
         close(fd);
     } else {
-        peer->addr = addr;
-        status = adopt(peer, q, fd);
+        status = adopt(peer, q, fd, &addr);
         if (status != FERRY_OK)
             close(fd);
     }

@@ -84,7 +84,8 @@ ferry_status tcp_queue_open(struct ferry_tp *tp, const struct ferry_queue_attr *
     uint32_t index;
     ferry_status status = FERRY_ENOMEM;
 
-    if (attr == NULL || attr->device != 0)
+    if (attr == NULL || attr->size < offsetof(struct ferry_queue_attr, depth) ||
+        attr->device != 0)
         return FERRY_EINVAL;
     q = calloc(1, sizeof *q);
     if (q == NULL)
@@ -191,23 +192,6 @@ static void watch(struct conn *c, bool out)
         c->want_out = out;
 }
 
-/* v1: a connection of its own for each request. */
-static bool lane_connect(struct conn *c)
-{
-    struct epoll_event ev = {.events = EPOLLIN | EPOLLRDHUP, .data.ptr = c};
-
-    if (c->fd >= 0)
-        return true;
-    c->fd = tcp_connect_start(&c->queue->tp->config, &c->peer->addr);
-    if (c->fd < 0)
-        return false;
-    if (epoll_ctl(c->queue->epfd, EPOLL_CTL_ADD, c->fd, &ev) == 0)
-        return true;
-    close(c->fd);
-    c->fd = -1;
-    return false;
-}
-
 static ferry_status submit(struct ferry_queue *q, const struct ferry_list *list,
                            uint32_t *accepted_out)
 {
@@ -216,7 +200,15 @@ static ferry_status submit(struct ferry_queue *q, const struct ferry_list *list,
     uint32_t at = 0;
     ferry_status status = FERRY_OK;
 
-    if (first == NULL || !conn_alive(first, now))
+    if (first == NULL)
+        return FERRY_ECONNRESET;
+    if (first->revive && first->state != CONN_OPEN) {
+        if (first->state != CONN_DEAD)
+            return FERRY_EAGAIN; /* what a cancel left is being ended */
+        if (!conn_connect(first, now))
+            return FERRY_EUNREACH;
+    }
+    if (!conn_alive(first, now))
         return FERRY_ECONNRESET;
     while (at < list->n && status == FERRY_OK) {
         struct conn *c = with_room(first);
@@ -227,7 +219,7 @@ static ferry_status submit(struct ferry_queue *q, const struct ferry_list *list,
             status = FERRY_EAGAIN;
             break;
         }
-        if (c->dialect == TCP_DIALECT_V1 && !lane_connect(c)) {
+        if (c->fd < 0 && !conn_connect(c, now)) { /* v1: one for each request */
             frame_put(q, f);
             status = at > 0 ? FERRY_EAGAIN : FERRY_EUNREACH;
             break;

@@ -266,7 +266,7 @@ static void look(struct tcp_thread *th, int64_t timeout_ns)
         } else if (ready[i] == &th->listener) {
             accept_some(th);
         } else {
-            struct server_conn *c = (struct server_conn *)ready[i];
+            struct server_conn *c = (void *)ready[i];
 
             if (now == 0)
                 now = tcp_now_ns();

@@ -53,7 +53,7 @@ void tcp_sock_options(const struct tcp_config *config, int fd, char *name_out)
         if (getsockopt(fd, IPPROTO_TCP, TCP_CONGESTION, name_out, &len) == 0)
             name_out[len] = '\0';
         else
-            strcpy(name_out, "unknown");
+            memcpy(name_out, "unknown", sizeof "unknown");
     }
 }
 

@@ -15,9 +15,11 @@
 
 #include "server.h"
 
-#define MAX_LIST      4096u
-#define LATENCY_NS    25000u
-#define BANDWIDTH_BPS 5000000000ull
+#define MAX_LIST          4096u
+/* What a description of ABI 1.0 has at least. */
+#define MEM_DESC_SIZE_1_0 (offsetof(struct ferry_mem_desc, access) + sizeof(uint32_t))
+#define LATENCY_NS        25000u
+#define BANDWIDTH_BPS     5000000000ull
 
 static uint32_t usable_cpus(void)
 {
@@ -147,28 +149,36 @@ ferry_status tcp_export_segment(struct ferry_tp *tp, struct ferry_kv_sink *out)
     return status;
 }
 
+/* A newer core's descriptions are larger than ours, and lie so far apart. */
+static const struct ferry_mem_desc *desc_at(const struct ferry_mem_desc *desc, size_t i)
+{
+    return (const void *)((const char *)desc + i * desc->size);
+}
+
 ferry_status tcp_mem_reg(struct ferry_tp *tp, const struct ferry_mem_desc *desc, size_t n,
                          struct ferry_mr **mr_out)
 {
     struct ferry_mr *list = NULL;
 
     (void)tp;
+    if (n > 0 && desc->size < MEM_DESC_SIZE_1_0)
+        return FERRY_EINVAL;
     for (size_t i = 0; i < n; i++) {
-        if (desc[i].kind != FERRY_MEM_HOST)
+        const struct ferry_mem_desc *d = desc_at(desc, i);
+
+        if (d->kind != FERRY_MEM_HOST)
             return FERRY_ENOTSUP;
-        if (desc[i].addr == NULL || desc[i].len == 0 ||
-            desc[i].len > UINT64_MAX - (uintptr_t)desc[i].addr)
+        if (d->addr == NULL || d->len == 0 || d->len > UINT64_MAX - (uintptr_t)d->addr)
             return FERRY_EINVAL;
     }
     for (size_t i = n; i-- > 0;) {
+        const struct ferry_mem_desc *d = desc_at(desc, i);
         struct ferry_mr *mr = malloc(sizeof *mr);
 
         if (mr == NULL)
             goto err_free;
-        *mr = (struct ferry_mr){.next = list,
-                                .addr = (uintptr_t)desc[i].addr,
-                                .len = desc[i].len,
-                                .access = desc[i].access};
+        *mr = (struct ferry_mr){
+            .next = list, .addr = (uintptr_t)d->addr, .len = d->len, .access = d->access};
         list = mr;
     }
     for (size_t i = 0; i < n; i++, list = list->next)
