@@ -530,6 +530,7 @@ static void slips_are_near(void **state)
     assert_true(fy_word_is_near("decodeUrl", "decode_url"));
     assert_true(fy_word_is_near("metadata_sever", "metadata_server"));
     assert_true(fy_word_is_near("device_naem", "device_name"));
+    assert_true(fy_word_is_near("protcl", "protocol"));
     assert_true(fy_word_is_near("bnid", "bind"));
     assert_false(fy_word_is_near("protocol", "protocol"));
     assert_false(fy_word_is_near("proto", "protocol"));
