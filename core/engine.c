@@ -20,6 +20,7 @@
 #define STRIPE_MIN (2u << 20)
 #define LEAVE_MS   2000 /* for taking our keys out of the store when closing */
 #define CONNECT_MS 5000
+#define BATCH_MS   30000
 #define STORE_MS   5000
 
 static int usable_cpus(void)
@@ -93,7 +94,7 @@ static ferry_status take_name(struct ferry_engine *engine, int *fd_out)
     if (!status && config->advertise)
         snprintf(engine->host, sizeof(engine->host), "%s", config->advertise);
     else if (!status && (!given || !engine->host[0]))
-        status = fy_name_own_host(engine->host);
+        status = fy_name_own_host(config->ipv6, engine->host);
     if (!status)
         status = fy_net_listen(config->bind, port, (uint16_t)config->min_port,
                                (uint16_t)config->max_port, 1, fd_out, &engine->control_port);
@@ -123,6 +124,7 @@ static void tune(struct ferry_engine *engine)
         engine->stripe_min = UINT64_MAX;
     engine->connect_ms = (uint32_t)fy_config_int(config, "connect_timeout_ms", CONNECT_MS);
     engine->store_ms = STORE_MS;
+    engine->batch_ms = (uint32_t)fy_config_int(config, "timeout_ms", BATCH_MS);
 }
 
 static ferry_status open_all(struct ferry_engine *engine)

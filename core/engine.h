@@ -311,6 +311,7 @@ struct ferry_engine {
     uint64_t opened_ns;
     uint32_t connect_ms;
     uint32_t store_ms;
+    uint32_t batch_ms; /* of batches that name no time limit; see submit.c */
 
     char *locations[256]; /* under segments_lock: texts given out by ferry_segment_buffers */
     size_t n_locations;
@@ -326,7 +327,7 @@ void fy_transports_close(struct ferry_engine *engine);
 /* memory.c: builds and publishes the document from what is registered. memory_lock held. */
 ferry_status fy_memory_publish(struct ferry_engine *engine, uint32_t timeout_ms);
 struct fy_doc *fy_engine_doc(struct ferry_engine *engine); /* counted */
-void fy_memory_close(struct ferry_engine *engine); /* unregisters what is left */
+void fy_memory_close(struct ferry_engine *engine);         /* unregisters what is left */
 
 /* serve.c: answers the control channel. */
 ferry_status fy_serve(void *engine, int type, const char *body, size_t len,

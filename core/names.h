@@ -20,8 +20,8 @@ ferry_status fy_name_join(const char *host, uint16_t port, char *out, size_t roo
 
 /* Address that peers should be told: the source address of the default route, else of the first
  * interface that is up and neither loopback nor a container bridge; 127.0.0.1 if there is
- * nothing. */
-ferry_status fy_name_own_host(char *host_out);
+ * nothing. `ipv6`: IPv6 first. */
+ferry_status fy_name_own_host(int ipv6, char *host_out);
 
 /* A listening socket (close-on-exec, non-blocking, dual stack where `bind` is NULL or ""), on
  * `port`, or where it is 0 on a random port of [min, max]; [0, 0]: one of the system's choice.

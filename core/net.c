@@ -226,7 +226,7 @@ static int is_container_bridge(const char *interface)
 }
 
 /* 0: of no use; the higher the better. */
-static int interface_rank(const struct ifaddrs *i)
+static int interface_rank(const struct ifaddrs *i, int ipv6)
 {
     const unsigned wanted = IFF_UP | IFF_RUNNING;
 
@@ -237,13 +237,13 @@ static int interface_rank(const struct ifaddrs *i)
         return is_loopback_or_any(i->ifa_addr) ? 0 : 3;
     if (i->ifa_addr->sa_family != AF_INET6 || is_loopback_or_any(i->ifa_addr))
         return 0;
-    return IN6_IS_ADDR_LINKLOCAL(
-               &((const struct sockaddr_in6 *)(const void *)i->ifa_addr)->sin6_addr)
-               ? 1
-               : 2;
+    if (IN6_IS_ADDR_LINKLOCAL(
+            &((const struct sockaddr_in6 *)(const void *)i->ifa_addr)->sin6_addr))
+        return 1;
+    return ipv6 ? 4 : 2;
 }
 
-static int host_of_an_interface(char *host_out)
+static int host_of_an_interface(int ipv6, char *host_out)
 {
     struct ifaddrs *list;
     const struct ifaddrs *best = NULL;
@@ -252,7 +252,7 @@ static int host_of_an_interface(char *host_out)
     if (getifaddrs(&list))
         return 0;
     for (const struct ifaddrs *i = list; i; i = i->ifa_next)
-        if (interface_rank(i) > (best ? interface_rank(best) : 0))
+        if (interface_rank(i, ipv6) > (best ? interface_rank(best, ipv6) : 0))
             best = i;
     if (best)
         found = numeric_host(best->ifa_addr,
@@ -263,10 +263,11 @@ static int host_of_an_interface(char *host_out)
     return found;
 }
 
-ferry_status fy_name_own_host(char *host_out)
+ferry_status fy_name_own_host(int ipv6, char *host_out)
 {
-    if (!host_of_default_route(AF_INET, host_out) &&
-        !host_of_default_route(AF_INET6, host_out) && !host_of_an_interface(host_out))
+    if (!host_of_default_route(ipv6 ? AF_INET6 : AF_INET, host_out) &&
+        !host_of_default_route(ipv6 ? AF_INET : AF_INET6, host_out) &&
+        !host_of_an_interface(ipv6, host_out))
         snprintf(host_out, FY_HOST_MAX, "127.0.0.1");
     return FERRY_OK;
 }

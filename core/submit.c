@@ -11,9 +11,8 @@
 #include "error.h"
 #include "util/clock.h"
 
-#define RELOAD_MS  2000
-#define MAX_LOOKS  16
-#define DEFAULT_MS 30000
+#define RELOAD_MS 2000
+#define MAX_LOOKS 16
 #define BYTES_PER_SECOND                                                                       \
     (64ull << 20) /* of the default time limit: 1 s more for each 64 MiB                       \
                    */
@@ -405,7 +404,7 @@ static ferry_status submit(struct ferry_engine *engine, const struct ferry_reque
         return status;
     }
     if (!batch->timeout_ms)
-        batch->timeout_ms = (uint32_t)(DEFAULT_MS + plan.bytes / BYTES_PER_SECOND * 1000);
+        batch->timeout_ms = (uint32_t)(engine->batch_ms + plan.bytes / BYTES_PER_SECOND * 1000);
     batch->deadline_ns = fy_now_ns() + batch->timeout_ms * FY_NS_PER_MS;
     batch->counted_fd = !waits && engine->reap_fd >= 0;
     n_parts = batch->n_parts;

@@ -5,6 +5,8 @@
 #include <poll.h>
 #include <pthread.h>
 
+#include "engine.h"
+
 static void set_up(struct pair *pair)
 {
     pair_open(pair, "loop", NULL);
@@ -274,6 +276,35 @@ static void many_threads_at_once(void **state)
     pair_close(&pair);
 }
 
+/* Of a batch of less than 64 MiB that names no limit. */
+static uint32_t default_limit(const char *config)
+{
+    struct ferry_request request = {.len = PAIR_LEN, .op = FERRY_WRITE};
+    struct fy_batch *inside;
+    struct pair pair;
+    ferry_batch batch;
+    uint32_t limit;
+
+    pair_open(&pair, "loop", config);
+    request.local = pair.ours;
+    request.remote = (uint64_t)(uintptr_t)pair.theirs;
+    request.segment = pair.peer;
+    assert_ok(ferry_submit(pair.a, &request, 1, NULL, &batch));
+    inside = fy_batch_get(pair.a, batch);
+    assert_non_null(inside);
+    limit = inside->timeout_ms;
+    fy_batch_put(inside);
+    ferry_batch_free(pair.a, batch);
+    pair_close(&pair);
+    return limit;
+}
+
+static void the_time_limit_is_configured(void **state)
+{
+    assert_int_equal(default_limit(NULL), 30000);
+    assert_int_equal(default_limit("{\"timeout_ms\": 7000}"), 7000);
+}
+
 static void describes_itself(void **state)
 {
     static const char *const topics[] = {"statistics", "links", "plugins", "segment", "config"};
@@ -317,6 +348,7 @@ int main(void)
         cmocka_unit_test(notifies_after_the_data_once),
         cmocka_unit_test(an_event_loop_is_told),
         cmocka_unit_test(many_threads_at_once),
+        cmocka_unit_test(the_time_limit_is_configured),
         cmocka_unit_test(describes_itself),
         cmocka_unit_test(a_name_that_is_not_there),
     };

@@ -96,9 +96,11 @@ static void own_host_is_an_address_of_ours(void **state)
     uint16_t port;
     int fd;
 
-    assert_int_equal(fy_name_own_host(host), FERRY_OK);
-    assert_int_equal(fy_net_listen(host, 0, 0, 0, 0, &fd, &port), FERRY_OK);
-    close(fd);
+    for (int ipv6 = 0; ipv6 < 2; ipv6++) {
+        assert_int_equal(fy_name_own_host(ipv6, host), FERRY_OK);
+        assert_int_equal(fy_net_listen(host, 0, 0, 0, 0, &fd, &port), FERRY_OK);
+        close(fd);
+    }
 }
 
 static int can_connect(const char *host, uint16_t port)
