@@ -81,31 +81,41 @@ static ferry_status make_epoch(struct ferry_engine *engine)
     return FERRY_OK;
 }
 
+/* With a store a name is a key and may be anything; only "host:port" is an address as well. */
+static ferry_status read_name(struct ferry_engine *engine, uint16_t *port_out)
+{
+    const char *given = engine->config->name;
+    bool is_key = !fy_store_is_p2p(engine->store);
+
+    if (!given || (is_key && !strchr(given, ':')))
+        return FERRY_OK;
+    if (!fy_name_split(given, 0, engine->host, port_out))
+        return FERRY_OK;
+    engine->host[0] = '\0';
+    return is_key ? FERRY_OK : FERRY_EINVAL;
+}
+
 /* Our address and port as peers are told, and the listening socket behind it. */
 static ferry_status take_name(struct ferry_engine *engine, int *fd_out)
 {
     const struct fy_config *config = engine->config;
     const char *given = config->name;
     uint16_t port = 0;
-    ferry_status status = FERRY_OK;
+    ferry_status status = read_name(engine, &port);
 
-    if (given)
-        status = fy_name_split(given, 0, engine->host, &port);
     if (!status && config->advertise)
         snprintf(engine->host, sizeof(engine->host), "%s", config->advertise);
-    else if (!status && (!given || !engine->host[0]))
+    else if (!status && !engine->host[0])
         status = fy_name_own_host(config->ipv6, engine->host);
     if (!status)
         status = fy_net_listen(config->bind, port, (uint16_t)config->min_port,
                                (uint16_t)config->max_port, 1, fd_out, &engine->control_port);
-    if (!status)
+    /* A key stays as it was given, unless its port was left open. */
+    if (!status && given && !fy_store_is_p2p(engine->store) && (port || !strchr(given, ':')))
+        snprintf(engine->name, sizeof(engine->name), "%s", given);
+    else if (!status)
         status = fy_name_join(engine->host, engine->control_port, engine->name,
                               sizeof(engine->name));
-    /* With a store a name is a key: what was given stays as it was given, unless its port is
-     * open. */
-    if (!status && given && !fy_store_is_p2p(engine->store) && (port || !strchr(given, ':')) &&
-        strlen(given) < sizeof(engine->name))
-        strcpy(engine->name, given);
     return status;
 }
 

@@ -19,8 +19,10 @@ static struct ferry_engine *engine_of(const struct ferry_host *host)
     return ((const struct fy_host *)host)->engine;
 }
 
-static void host_log(const struct ferry_host *host, enum ferry_log_level level,
-                     const char *file, int line, const char *fmt, ...)
+__attribute__((format(printf, 5, 6))) static void host_log(const struct ferry_host *host,
+                                                           enum ferry_log_level level,
+                                                           const char *file, int line,
+                                                           const char *fmt, ...)
 {
     const struct fy_host *self = (const struct fy_host *)host;
     char prefix[48];
@@ -37,23 +39,31 @@ static ferry_status decode_reply(const struct fy_buf *text, struct ferry_buf_sin
     struct fy_json json, key, value;
     struct fy_json_iter iter;
     ferry_status status = FERRY_EIO;
-    struct fy_buf data, word;
+    struct fy_buf data, word, why;
 
     fy_buf_init(&data, 0);
     fy_buf_init(&word, 0);
+    fy_buf_init(&why, 0);
     if (!fy_json_read(text->data, text->len, &json) && json.type == FY_JSON_OBJECT) {
         fy_json_enter(&json, &iter);
         while (fy_json_next(&iter, &key, &value)) {
             if (fy_json_is(&key, "data") && value.type == FY_JSON_STRING &&
-                !fy_json_string(&value, &word) && !fy_base64_decode(word.data, word.len, &data))
+                !fy_json_string(&value, &word) &&
+                !fy_base64_decode(word.data ? word.data : "", word.len, &data))
                 status = FERRY_OK;
+            else if (fy_json_is(&key, "error") && value.type == FY_JSON_STRING)
+                fy_json_string(&value, &why);
         }
     }
     if (!status)
-        status = reply->append(reply, data.data, data.len);
+        status = reply->append(reply, data.data ? data.data : "", data.len);
+    else
+        fy_fail(status, "the peer's plugin did not answer: %s",
+                why.data ? why.data : "no reason");
     fy_buf_fini(&data);
     fy_buf_fini(&word);
-    return status ? fy_fail(status, "the peer's plugin did not answer") : FERRY_OK;
+    fy_buf_fini(&why);
+    return status;
 }
 
 static ferry_status host_peer_call(const struct ferry_host *host, const char *peer_name,

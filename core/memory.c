@@ -175,7 +175,7 @@ static ferry_status to_region(const struct ferry_buffer *buffer, struct fy_regio
         .kind = FERRY_MEM_HOST,
         .device = -1,
     };
-    strcpy(region->location, location);
+    memcpy(region->location, location, strlen(location) + 1);
     return FERRY_OK;
 }
 

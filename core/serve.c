@@ -56,6 +56,11 @@ static ferry_status answer_call(struct ferry_engine *engine, const char *body, s
         status = fy_base64_encode(answer.data ? answer.data : "", answer.len, reply);
     if (!status)
         status = fy_buf_printf(reply, "\"}");
+    if (status) { /* the caller is told why, instead of "null" */
+        fy_buf_fini(reply);
+        status = fy_buf_printf(reply, "{\"error\":\"%s\",\"status\":%d}",
+                               ferry_strstatus(status), status);
+    }
     fy_buf_fini(&data);
     fy_buf_fini(&answer);
     fy_buf_fini(&text);

@@ -128,7 +128,7 @@ def main():
         if name.endswith((".c", ".h")):
             check_c(name, text, report)
         first = text.split("\n", 2)[:2]
-        if (name.endswith((".py", ".sh")) or text.startswith("#!")) and not any("SPDX" in line for line in first):
+        if plain and (name.endswith((".py", ".sh")) or text.startswith("#!")) and not any("SPDX" in line for line in first):
             report(1, "the SPDX line stands at the top")
         if plain and text and not name.endswith((".patch", ".svg")):
             if not text.endswith("\n"):
