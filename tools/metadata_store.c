@@ -16,13 +16,14 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
-#define MAGIC       "ferry-metadata 1\n"
-#define MAGIC_LEN   (sizeof(MAGIC) - 1)
-#define MAX_KEY     65536u
-#define MAX_VAL     (1ull << 31)
-#define DELETED     UINT64_MAX
-#define SLACK_BYTES (1u << 20) /* old changes that are tolerated before the log is rewritten   \
-                                */
+#define MAGIC     "ferry-metadata 1\n"
+#define MAGIC_LEN (sizeof(MAGIC) - 1)
+#define MAX_KEY   65536u
+#define MAX_VAL   (1ull << 31)
+#define DELETED   UINT64_MAX
+#define SLACK_BYTES                                                                            \
+    (1u << 20) /* old changes that are tolerated before the log is rewritten                   \
+                */
 
 struct item {
     struct item *next;
