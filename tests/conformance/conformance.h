@@ -38,7 +38,8 @@ struct fc_outcome {
 
 struct fc_options {
     const char *plugin;      /* path of the .so */
-    struct ferry_kvs config; /* what open() is given */
+    struct ferry_kvs config; /* what open() is given; core.bind and core.host = 127.0.0.1 are
+                              * put before it, as the core gives them to every transport */
     const bool *only;        /* by number, fc_point_limit() long; NULL = all */
     uint64_t seed;
     enum fc_processes processes;

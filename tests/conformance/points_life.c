@@ -55,8 +55,7 @@ void fc_point_unknown_key(struct fc_ctx *ctx)
         fc_fail(ctx, "a listening socket", "none");
     char port[8];
     snprintf(port, sizeof(port), "%u", (unsigned)ntohs(at.sin_port));
-    struct ferry_kv place[] = {TEXT("core.bind", "127.0.0.1"), TEXT("core.host", "127.0.0.1"),
-                               TEXT("core.port", port), TEXT("core.devices", "")};
+    struct ferry_kv place[] = {TEXT("core.port", port), TEXT("core.devices", "")};
     status = open_with(ctx, place, FC_COUNT(place), &tp);
     FC_CHECK(ctx, status == FERRY_OK, "a preferred port that is taken to be no error",
              "%s with core.port taken", fc_status(status));

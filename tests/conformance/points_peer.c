@@ -256,7 +256,8 @@ static void stopped_round(struct fc_ctx *ctx, struct fc_scene *s, struct frozen 
     untouched(ctx, &track);
     unsigned scope[4] = {0};
     for (uint32_t i = 0; i < track.n; i++) {
-        scope[track.status[i] ? ferry_status_scope(track.status[i]) : 0]++;
+        if (track.state[i] == FC_ENDED)
+            scope[track.status[i] ? ferry_status_scope(track.status[i]) : 0]++;
         if (op == FERRY_OP_WRITE && track.state[i] == FC_ENDED)
             FC_CHECK(ctx,
                      !memcmp(frozen->shadow + v[i].remote_off, s->mem.view + v[i].remote_off,
@@ -264,8 +265,10 @@ static void stopped_round(struct fc_ctx *ctx, struct fc_scene *s, struct frozen 
                      "no late byte to land when the stopped peer goes on",
                      "element %u (%s) changed", i, fc_status(track.status[i]));
     }
-    fc_note(ctx, "%s%s %u ok, %u cancelled, %u peer lost, ended within %llu ms",
-            ctx->shared->seen, op == FERRY_OP_READ ? "; READ:" : "WRITE:", scope[0], scope[1],
+    char before[200];
+    snprintf(before, sizeof(before), "%.199s", ctx->shared->seen);
+    fc_note(ctx, "%s%s%s: %u ok, %u cancelled, %u peer lost, within %llu ms", before,
+            before[0] ? "; " : "", op == FERRY_OP_READ ? "READ" : "WRITE", scope[0], scope[1],
             scope[2], (unsigned long long)ms);
     fc_track_remove(&s->q, &track);
     fc_track_free(&track);

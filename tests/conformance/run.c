@@ -241,14 +241,38 @@ static void shape_run(struct fc_ctx *ctx)
 static const struct fc_point shape_point = {
     .number = -1, .name = "shape", .about = "", .run = shape_run, .targets = 1, .limit_s = 20};
 
-bool fc_run(const struct fc_options *options, struct fc_summary *summary_out)
+static bool has_key(const struct ferry_kvs *kvs, const char *key)
 {
+    for (size_t i = 0; i < kvs->n; i++)
+        if (!strcmp(kvs->v[i].key, key))
+            return true;
+    return false;
+}
+
+bool fc_run(const struct fc_options *given, struct fc_summary *summary_out)
+{
+    struct fc_options with_core = *given, *options = &with_core;
+    struct ferry_kv *config = calloc(given->config.n + 2, sizeof(*config));
+    size_t n = 0;
+    if (!config)
+        return false;
+    for (unsigned i = 0; i < 2; i++) {
+        const char *key = i ? "core.host" : "core.bind";
+        if (!has_key(&given->config, key))
+            config[n++] = (struct ferry_kv){
+                .key = key, .val = "127.0.0.1", .val_len = 9, .flags = FERRY_KV_TEXT};
+    }
+    for (size_t i = 0; i < given->config.n; i++)
+        config[n++] = given->config.v[i];
+    options->config = (struct ferry_kvs){.v = config, .n = n};
     struct fc_outcome outcome;
     memset(summary_out, 0, sizeof(*summary_out));
     struct fc_shared *shared =
         mmap(NULL, sizeof(*shared), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-    if (shared == MAP_FAILED)
+    if (shared == MAP_FAILED) {
+        free(config);
         return false;
+    }
     bool two = options->processes != FC_PROCESSES_ONE;
     bool ok = true;
     if (options->processes == FC_PROCESSES_AUTO) {
@@ -272,5 +296,6 @@ bool fc_run(const struct fc_options *options, struct fc_summary *summary_out)
         options->report(options->arg, &outcome);
     }
     munmap(shared, sizeof(*shared));
+    free(config);
     return ok;
 }
