@@ -91,7 +91,7 @@ static const cJSON *find_key(const cJSON *json, const char *key)
 
     cJSON_ArrayForEach(item, json)
     {
-        if (item->string && strcmp(item->string, key) == 0 && cJSON_IsString(item) &&
+        if (item->string && strstr(item->string, key) && cJSON_IsString(item) &&
             item->valuestring[0])
             return item;
         found = find_key(item, key);
@@ -500,8 +500,9 @@ void bench_measure(struct bench_side *side, const struct bench_effort *effort,
             if (c == 0 && !effort->raw)
                 continue;
             if (rep < 0) {
-                if (!bench_run(&movers[c], &row->spec, row->region, effort->ns / 4, 2, 0,
-                               &result, row->error, sizeof(row->error)))
+                if (!bench_run(&movers[c], &row->spec, row->region,
+                               effort->bytes ? 0 : effort->ns / 4, 2, 0, &result, row->error,
+                               sizeof(row->error)))
                     return;
                 raw_client_rest(side->raw);
                 continue;

@@ -63,7 +63,7 @@ void bench_measure(struct bench_side *side, const struct bench_effort *effort,
 /* Merges `over` into `base`, member by member. Both are JSON objects; NULL = empty. For free();
  * NULL: `over` is no object. */
 char *bench_merge_json(const char *base, const char *over);
-/* The first string called `key` anywhere in a JSON text; "" where there is none. */
+/* The first string whose name contains `key`, anywhere in a JSON text; "" if there is none. */
 void bench_find_string(const char *json, const char *key, char *value, size_t room);
 
 #endif /* FERRY_TOOL_BENCH_FERRY_H */

@@ -529,6 +529,12 @@ void raw_client_rest(struct raw_client *client)
         send_bytes(client->lanes[i].fd, &header, sizeof(header));
 }
 
+/* More spinning threads than processors, both ends counted, would only hold each other up. */
+static bool may_spin(const struct bench_spec *spec)
+{
+    return spec->spin && spec->threads * 2 <= sysconf(_SC_NPROCESSORS_ONLN);
+}
+
 static bool move(void *arg, const struct bench_spec *spec, const struct bench_walk *walk,
                  uint32_t thread, uint64_t i, char *error, size_t room)
 {
@@ -537,10 +543,10 @@ static bool move(void *arg, const struct bench_spec *spec, const struct bench_wa
     size_t payload = spec->batch * spec->size, table = spec->batch * sizeof(struct descriptor);
     struct iovec *v = lane->v;
     uint64_t answer;
-    bool good;
+    bool good, spin = may_spin(spec);
 
     lane->header = (struct header){.op = spec->read ? OP_READ : OP_WRITE,
-                                   .flags = spec->spin ? FLAG_SPIN : 0,
+                                   .flags = spin ? FLAG_SPIN : 0,
                                    .n = spec->batch,
                                    .total = payload};
     for (uint32_t piece = 0; piece < spec->batch; piece++) {
@@ -553,13 +559,13 @@ static bool move(void *arg, const struct bench_spec *spec, const struct bench_wa
     if (!spec->read)
         good = send_all(lane->fd, v, 2 + join(v + 2, spec->batch),
                         sizeof(lane->header) + table + payload) &&
-               receive(lane->fd, &answer, sizeof(answer), spec->spin);
+               receive(lane->fd, &answer, sizeof(answer), spin);
     else {
         size_t n = join(v + 2, spec->batch);
         good = send_all(lane->fd, v, 2, sizeof(lane->header) + table);
         v[1] = (struct iovec){&lane->header, sizeof(lane->header)};
-        good = good &&
-               receive_all(lane->fd, v + 1, n + 1, sizeof(lane->header) + payload, spec->spin);
+        good =
+            good && receive_all(lane->fd, v + 1, n + 1, sizeof(lane->header) + payload, spin);
     }
     if (!good)
         snprintf(error, room, "raw reference: the connection is gone: %s", strerror(errno));

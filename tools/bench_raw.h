@@ -29,8 +29,9 @@ struct raw_client; /* one control connection and up to BENCH_MAX_THREADS for dat
 bool raw_client_open(const char *host, uint16_t port, const char *congestion, uint8_t *region,
                      uint64_t len, struct raw_client **client_out, char *error, size_t room);
 void raw_client_close(struct raw_client *client);
-/* Connects what a row needs. The target's end spins from the first batch on where the row says
- * so, until raw_client_rest. */
+/* Connects what a row needs. Where the row says so and there are processors enough for all
+ * threads of both ends, both spin; the target's from the first batch on until
+ * raw_client_rest. */
 bool raw_client_ready(struct raw_client *client, const struct bench_spec *spec, char *error,
                       size_t room);
 void raw_client_rest(struct raw_client *client);

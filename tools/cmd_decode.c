@@ -611,8 +611,7 @@ static bool take_over(struct decode *d)
     bye.reused = d->reused;
     bye.bytes = d->bytes;
     bye.transfer_ns = d->busy.total_ns;
-    if (!job_send(job, &bye))
-        return false;
+    job_send_last(job, &bye);
     report(d, changed, looked_at);
     return true;
 }

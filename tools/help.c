@@ -91,7 +91,7 @@ void help_command(FILE *out, const struct command *command)
         }
     }
     fprintf(out, "\nExit status: 0 fine, 1 wrong bytes or failed transfers, 2 usage, 3 peer or "
-                 "engine lost, 130 interrupted\n");
+                 "engine lost,\n130 interrupted\n");
 }
 
 void help_overview(FILE *out, const struct command *const *commands)

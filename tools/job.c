@@ -98,6 +98,7 @@ bool job_memory(struct job *job, const struct layout *layout, uint32_t access)
         return false;
     }
     madvise(memory, layout->total_len, MADV_HUGEPAGE);
+    memset(memory, 0, layout->total_len); /* page faults now, not in the first transfers */
     job->memory = memory;
     job->layout = *layout;
     for (uint32_t i = 0; i < layout->model.layers; i++)
@@ -207,19 +208,25 @@ bool job_send(struct job *job, const struct kvmsg *msg)
     return status == FERRY_OK;
 }
 
-void job_say_abort(struct job *job)
+void job_send_last(struct job *job, const struct kvmsg *msg)
 {
-    struct kvmsg msg = {.type = KVMSG_ABORT, .session = job->session};
     size_t len;
     char *text;
 
     if (!job->peer || job->peer_gone)
         return;
-    snprintf(msg.text, sizeof(msg.text), "%.390s", job->cause);
-    text = kvmsg_encode(&msg, &len);
+    text = kvmsg_encode(msg, &len);
     if (text)
-        ferry_notify(job->engine, job->peer, KVMSG_NAME, text, len, 1000);
+        ferry_notify(job->engine, job->peer, KVMSG_NAME, text, len, 2000);
     free(text);
+}
+
+void job_say_abort(struct job *job)
+{
+    struct kvmsg msg = {.type = KVMSG_ABORT, .session = job->session};
+
+    snprintf(msg.text, sizeof(msg.text), "%.390s", job->cause);
+    job_send_last(job, &msg);
 }
 
 /* Nothing was heard for some time: is it still there? A port that refuses is a dead process; no

@@ -128,6 +128,9 @@ void job_lost(struct job *job, const char *doing);
 
 /* One message to the peer. False: the job is stopped with the cause. Any thread. */
 bool job_send(struct job *job, const struct kvmsg *msg);
+/* The same where nothing depends on it any more: the peer may leave as soon as it has read it,
+ * before it has confirmed it. */
+void job_send_last(struct job *job, const struct kvmsg *msg);
 /* Word to the peer that we end, best effort. */
 void job_say_abort(struct job *job);
 /*
