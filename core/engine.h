@@ -63,7 +63,7 @@ struct fy_lane {
     pthread_mutex_t lock; /* queue calls, and the members up to the next comment */
     struct fy_part *pending, **pending_tail; /* parts not yet accepted to the end, in order */
     uint32_t pass;                           /* number of the walk over `pending` */
-    ferry_status dead;                       /* the queue is spoilt: every part fails so */
+    atomic_int dead;                         /* the queue is spoilt: every part fails so */
 
     /* The waiter that spins or sleeps on this lane for all; others sleep on their own
      * descriptor. */

@@ -67,6 +67,8 @@ struct fy_lane *fy_lane_choose(const struct fy_view *view)
         if (!(attached & 1ull << lane->id))
             continue;
         load = atomic_load_explicit(&lane->bytes, memory_order_relaxed);
+        if (atomic_load_explicit(&lane->dead, memory_order_relaxed))
+            load = UINT64_MAX - 1; /* only where there is no other */
         if (load < best_load) {
             best = lane;
             best_load = load;

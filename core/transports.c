@@ -78,6 +78,8 @@ static ferry_status open_one(struct ferry_engine *engine, const char *name, bool
     transport->index = engine->n_transports;
     transport->caps.size = sizeof(transport->caps);
     status = fy_loader_transport(engine->loader, name, &transport->plugin);
+    if (status == FERRY_ENOENT)
+        status = FERRY_ENOTSUP; /* for the application: no such protocol; the text stays */
     if (status)
         goto out;
     transport->ops = &transport->plugin->ops;
