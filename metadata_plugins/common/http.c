@@ -7,6 +7,7 @@
 
 #include <curl/curl.h>
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdio.h>
 
 #include "plug.h"
@@ -104,6 +105,11 @@ static void give(struct fm_http *http, CURL *curl)
         curl_easy_cleanup(curl);
 }
 
+struct fm_http_stop {
+    CURLM *multi;
+    atomic_int now;
+};
+
 struct transfer {
     CURL *curl;
     const struct fm_http_request *request;
@@ -145,16 +151,6 @@ static size_t on_data(char *data, size_t size, size_t n, void *arg)
     reply->len += len;
     reply->body[reply->len] = '\0';
     return len;
-}
-
-static int on_progress(void *arg, curl_off_t down_all, curl_off_t down, curl_off_t up_all,
-                       curl_off_t up)
-{
-    struct transfer *t = arg;
-
-    if (t->request->piece && t->request->piece(t->request->arg, NULL, 0))
-        t->ended = 1;
-    return t->ended;
 }
 
 static struct curl_slist *headers_of(const struct fm_http_request *request)
@@ -201,11 +197,6 @@ static void prepare(struct fm_http *http, struct transfer *t, struct curl_slist 
             curl_easy_setopt(curl, CURLOPT_POSTFIELDSIZE_LARGE, (curl_off_t)request->body_len);
         }
     }
-    if (request->piece) {
-        curl_easy_setopt(curl, CURLOPT_NOPROGRESS, 0L);
-        curl_easy_setopt(curl, CURLOPT_XFERINFOFUNCTION, on_progress);
-        curl_easy_setopt(curl, CURLOPT_XFERINFODATA, t);
-    }
     if (request->user) {
         curl_easy_setopt(curl, CURLOPT_HTTPAUTH, (long)CURLAUTH_BASIC);
         curl_easy_setopt(curl, CURLOPT_USERNAME, request->user);
@@ -223,6 +214,63 @@ static void prepare(struct fm_http *http, struct transfer *t, struct curl_slist 
     }
 }
 
+ferry_status fm_http_stop_open(struct fm_http_stop **stop_out)
+{
+    struct fm_http_stop *stop = calloc(1, sizeof(*stop));
+
+    pthread_once(&curl_once, curl_start);
+    if (stop)
+        stop->multi = curl_multi_init();
+    if (!stop || !stop->multi) {
+        free(stop);
+        return FERRY_ENOMEM;
+    }
+    *stop_out = stop;
+    return FERRY_OK;
+}
+
+void fm_http_stop_now(struct fm_http_stop *stop)
+{
+    atomic_store_explicit(&stop->now, 1, memory_order_release); /* pairs with perform() */
+    curl_multi_wakeup(stop->multi);
+}
+
+void fm_http_stop_close(struct fm_http_stop *stop)
+{
+    if (!stop)
+        return;
+    curl_multi_cleanup(stop->multi);
+    free(stop);
+}
+
+/* As curl_easy_perform(), and stoppable. */
+static CURLcode perform(struct transfer *t)
+{
+    struct fm_http_stop *stop = t->request->stop;
+    CURLcode rc = CURLE_FAILED_INIT;
+    int running = 1, left;
+    CURLMsg *msg;
+
+    if (!stop)
+        return curl_easy_perform(t->curl);
+    if (curl_multi_add_handle(stop->multi, t->curl))
+        return rc;
+    while (running && !atomic_load_explicit(&stop->now, memory_order_acquire)) {
+        if (curl_multi_perform(stop->multi, &running))
+            break;
+        if (running)
+            curl_multi_poll(stop->multi, NULL, 0, 1000, NULL);
+    }
+    if (running)
+        t->ended = 1;
+    while ((msg = curl_multi_info_read(stop->multi, &left))) {
+        if (msg->msg == CURLMSG_DONE)
+            rc = msg->data.result;
+    }
+    curl_multi_remove_handle(stop->multi, t->curl);
+    return rc;
+}
+
 ferry_status fm_http_do(struct fm_http *http, const struct fm_http_request *request,
                         struct fm_http_reply *reply, char *why, size_t room)
 {
@@ -231,14 +279,16 @@ ferry_status fm_http_do(struct fm_http *http, const struct fm_http_request *requ
     char errors[CURL_ERROR_SIZE] = "";
     ferry_status status = FERRY_OK;
     CURLcode rc = CURLE_OUT_OF_MEMORY;
-    long error_number = 0;
+    long error_number = 0, sent = 0;
 
     *reply = (struct fm_http_reply){0};
     if (t.curl && headers) {
         prepare(http, &t, headers, errors);
-        rc = curl_easy_perform(t.curl);
+        rc = perform(&t);
         curl_easy_getinfo(t.curl, CURLINFO_RESPONSE_CODE, &reply->status);
         curl_easy_getinfo(t.curl, CURLINFO_OS_ERRNO, &error_number);
+        curl_easy_getinfo(t.curl, CURLINFO_REQUEST_SIZE, &sent);
+        reply->sent = sent > 0;
     }
     if (rc != CURLE_OK && !t.ended) {
         status = rc == CURLE_OUT_OF_MEMORY ? FERRY_ENOMEM : FERRY_EUNREACH;

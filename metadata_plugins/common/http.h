@@ -31,14 +31,16 @@ struct fm_http_request {
     size_t body_len;
     size_t max_reply; /* bytes; more is an error */
     uint32_t timeout_ms;
-    /* Called with each piece of a 200's body instead of gathering it; other than 0 ends the
-     * request. Also called with NULL about once a second while nothing arrives. */
+    /* NULL, or called with each piece of a 200's body, which is not gathered then; other than 0
+     * ends the request, which is FERRY_OK then. */
     int (*piece)(void *arg, const char *data, size_t len);
     void *arg;
+    struct fm_http_stop *stop; /* NULL, or ends the request from another thread */
 };
 
 struct fm_http_reply {
     long status; /* HTTP's */
+    int sent;    /* written on failure too: something of the request went out */
     char *body;  /* a NUL follows; for fm_http_reply_free */
     size_t len, cap;
 };
@@ -50,6 +52,11 @@ struct fm_http_reply {
 ferry_status fm_http_do(struct fm_http *http, const struct fm_http_request *request,
                         struct fm_http_reply *reply, char *why, size_t room);
 void fm_http_reply_free(struct fm_http_reply *reply);
+
+/* Ends the requests that name it, one at a time, at once and for good: they are FERRY_OK. */
+ferry_status fm_http_stop_open(struct fm_http_stop **stop_out);
+void fm_http_stop_now(struct fm_http_stop *stop);
+void fm_http_stop_close(struct fm_http_stop *stop);
 
 /* Percent-encoded as Mooncake does (all but letters, digits and -._~, upper-case hex), the
  * caller's to free; NULL: out of memory. */
