@@ -123,9 +123,58 @@ static enum result emptied(void)
     return PASSED;
 }
 
+/* A cluster without its leader: what is asked is answered within the time of one call. */
+static enum result without_leader(const char *command)
+{
+    const char *key = key_of("cluster");
+    const char *leased = key_of("cluster-leased");
+    uint64_t start;
+    ferry_status status;
+
+    if (!have_server())
+        return SKIPPED;
+    CHECK_STATUS(put(key, "before", 6, 0, FERRY_REV_ANY, NULL), FERRY_OK);
+    if (caps & FERRY_STORE_CAP_LEASE)
+        CHECK_STATUS(put(leased, "mine", 4, 3000, FERRY_REV_ANY, NULL), FERRY_OK);
+    if (!server(command)) {
+        CHECK_STATUS(ops->del(store, key, 5000), FERRY_OK);
+        CHECK_STATUS(ops->del(store, leased, 5000), FERRY_OK);
+        return SKIPPED;
+    }
+    start = now_ms();
+    status = get_status(store, key, 5000);
+    if (!status)
+        status = put(key, "after", 5, 0, FERRY_REV_ANY, NULL);
+    if (!status && !holds(key, "after", 5))
+        status = FERRY_EIO;
+    start = now_ms() - start;
+    if (!status && (caps & FERRY_STORE_CAP_LEASE)) {
+        sleep_ms(5000);
+        status = get_status(store, leased, 5000); /* was kept alive by the rest */
+    }
+    CHECK(server("thaw") && server("start"));
+    CHECK_STATUS(status, FERRY_OK);
+    CHECK(start < 5000);
+    CHECK_STATUS(ops->del(store, key, 5000), FERRY_OK);
+    CHECK_STATUS(ops->del(store, leased, 5000), FERRY_OK);
+    return PASSED;
+}
+
+static enum result leader_killed(void)
+{
+    return without_leader("lose_leader");
+}
+
+static enum result leader_frozen(void)
+{
+    return without_leader("freeze_leader");
+}
+
 const struct test outage_tests[] = {
     {"server stopped: unreachable, not absent; then well again", stopped},
     {"server frozen: every call is bounded; then well again", frozen},
     {"server emptied: what has a lease is put again", emptied},
+    {"a cluster's leader killed: the rest answers", leader_killed},
+    {"a cluster's leader frozen: the rest answers", leader_frozen},
     {0},
 };

@@ -2,7 +2,7 @@
 """Real metadata servers for tests, on free loopback ports, with data in a directory of their own.
 
 As a program it minds one for metadata_conformance: it says "uri ...", "config KEY=VALUE" and
-"ready", then obeys one word a line (stop, start, empty, freeze, thaw, compact) and answers "ok"
+"ready", then obeys one word a line (COMMANDS) and answers "ok"
 or "cannot"; at the end of its input everything it started is ended and removed.
 """
 
@@ -124,7 +124,214 @@ class Http(Server):
         return [self.program, "--host", "127.0.0.1", "--port", str(self.port), "--data", self.data()]
 
 
-KINDS = {"http": Http}
+def certificates(path):
+    """A CA, a server's certificate for 127.0.0.1 and localhost, and a client's, all in path.
+    The client's has no common name: etcd's gateway refuses those that have one."""
+
+    def openssl(*args):
+        subprocess.run(["openssl", *args], check=True, capture_output=True, cwd=path)
+
+    ec = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"]
+    openssl("req", "-x509", *ec, "-subj", "/CN=Test CA", "-days", "2", "-keyout", "ca.key", "-out", "ca.crt")
+    for name, subject, days in (("server", "/CN=localhost", 2), ("client", "/O=Ferry", 2)):
+        openssl("req", *ec, "-subj", subject, "-keyout", name + ".key", "-out", name + ".csr")
+        with open(os.path.join(path, name + ".ext"), "w") as f:
+            f.write("subjectAltName=DNS:localhost,IP:127.0.0.1\nextendedKeyUsage=serverAuth,clientAuth\n")
+        openssl("x509", "-req", "-in", name + ".csr", "-CA", "ca.crt", "-CAkey", "ca.key", "-CAcreateserial",
+                "-days", str(days), "-extfile", name + ".ext", "-out", name + ".crt")
+
+
+class Https(Server):
+    """ferry metadata-server behind nginx, which speaks TLS."""
+
+    def __init__(self, program):
+        super().__init__()
+        self.behind = Http(program)
+        certificates(self.dir)
+        self.uri = "https://localhost:%d/metadata" % self.port
+        self.config["ca_file"] = self.path("ca.crt")
+        with open(self.path("nginx.conf"), "w") as f:
+            f.write("""
+daemon off; master_process off; pid %(dir)s/nginx.pid; error_log stderr;
+events { worker_connections 256; }
+http {
+    access_log off; client_max_body_size 64m;
+    client_body_temp_path %(dir)s/body; proxy_temp_path %(dir)s/proxy;
+    fastcgi_temp_path %(dir)s/a; uwsgi_temp_path %(dir)s/b; scgi_temp_path %(dir)s/c;
+    server {
+        listen 127.0.0.1:%(port)d ssl;
+        ssl_certificate %(dir)s/server.crt; ssl_certificate_key %(dir)s/server.key;
+        location / { proxy_pass http://127.0.0.1:%(behind)d; }
+    }
+}
+""" % {"dir": self.dir, "port": self.port, "behind": self.behind.port})
+
+    def command(self):
+        return ["nginx", "-p", self.dir, "-e", "stderr", "-c", self.path("nginx.conf")]
+
+    def start(self):
+        self.behind.start()
+        super().start()
+
+    def stop(self):
+        super().stop()
+        self.behind.stop()
+
+    def empty(self):
+        self.stop()
+        self.behind.empty()
+        super().start()
+
+    def freeze(self):
+        self.behind.freeze()
+        super().freeze()
+
+    def thaw(self):
+        super().thaw()
+        self.behind.thaw()
+
+    def close(self):
+        super().close()
+        self.behind.close()
+
+
+class Etcd(Server):
+    """One etcd; `peers` makes it a member of a cluster."""
+
+    def __init__(self, name="n0", peer_port=None, cluster=None):
+        super().__init__()
+        self.name = name
+        self.peer_port = peer_port or free_port()
+        self.cluster = cluster
+        self.tls = False
+        self.uri = "etcd://127.0.0.1:%d" % self.port
+
+    def url(self):
+        return "%s://127.0.0.1:%d" % ("https" if self.tls else "http", self.port)
+
+    def command(self):
+        peer = "http://127.0.0.1:%d" % self.peer_port
+        command = ["etcd", "--name", self.name, "--data-dir", self.data(), "--logger", "zap", "--log-level", "error",
+                   "--listen-client-urls", self.url(), "--advertise-client-urls", self.url(),
+                   "--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer,
+                   "--initial-cluster", self.cluster or "%s=%s" % (self.name, peer),
+                   "--max-request-bytes", str(16 << 20), "--heartbeat-interval", "50", "--election-timeout", "500"]
+        if self.tls:
+            command += ["--cert-file", self.path("server.crt"), "--key-file", self.path("server.key"),
+                        "--client-cert-auth", "--trusted-ca-file", self.path("ca.crt")]
+        return command
+
+    def ctl(self, *args, check=True):
+        env = dict(os.environ, ETCDCTL_API="3")
+        tls = ["--cacert", self.path("ca.crt"), "--cert", self.path("client.crt"), "--key", self.path("client.key")]
+        return subprocess.run(["etcdctl", "--endpoints", self.url(), *(tls if self.tls else []), *args], env=env,
+                              check=check, capture_output=True, text=True)
+
+    def is_up(self):
+        return accepts(self.port) and self.ctl("get", "x", "--command-timeout=1s", check=False).returncode == 0
+
+    def compact(self):
+        out = self.ctl("get", "x", "-w", "json").stdout
+        revision = out.partition('"revision":')[2].partition(",")[0].partition("}")[0]
+        self.ctl("compact", revision)
+
+
+class EtcdTls(Etcd):
+    """TLS with a client's certificate, and a user with a password, which only may read and write."""
+
+    def __init__(self):
+        super().__init__()
+        self.tls = True
+        certificates(self.dir)
+        self.uri = "etcds://127.0.0.1:%d" % self.port
+        self.config = {"ca_file": self.path("ca.crt"), "cert_file": self.path("client.crt"),
+                       "key_file": self.path("client.key"), "username": "ferry", "password": "s3cret:%40"}
+
+    def ctl(self, *args, check=True):
+        return super().ctl(*self.login(), *args, check=check)
+
+    def login(self):
+        return ["--user", "root:root"] if self.auth() else []
+
+    def auth(self):
+        return os.path.exists(self.data() + "/auth-on")
+
+    def start(self):
+        super().start()
+        if self.auth():
+            return
+        for args in (("user", "add", "root:root"), ("user", "grant-role", "root", "root"),
+                     ("role", "add", "kv"), ("role", "grant-permission", "kv", "readwrite", "", "--prefix"),
+                     ("user", "add", "ferry:" + self.config["password"]), ("user", "grant-role", "ferry", "kv"),
+                     ("auth", "enable")):
+            self.ctl(*args)
+        open(self.data() + "/auth-on", "w").close()
+
+
+class Etcd3:
+    """Three etcds; whatever is done is done to the leader, except stopping, freezing and emptying all."""
+
+    def __init__(self):
+        ports = [free_port() for _ in range(3)]
+        cluster = ",".join("n%d=http://127.0.0.1:%d" % (i, port) for i, port in enumerate(ports))
+        self.members = [Etcd("n%d" % i, port, cluster) for i, port in enumerate(ports)]
+        self.uri = "etcd://" + ",".join("127.0.0.1:%d" % m.port for m in self.members)
+        self.config = {}
+
+    def start(self):
+        for member in self.members:
+            if not member.process:
+                log = open(member.path("log"), "ab")
+                member.process = subprocess.Popen(member.command(), stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+                log.close()
+        for member in self.members:
+            wait_for("etcd " + member.name, member.is_up)
+
+    def stop(self):
+        for member in self.members:
+            member.stop()
+
+    def empty(self):
+        self.stop()
+        for member in self.members:
+            shutil.rmtree(member.data(), ignore_errors=True)
+        self.start()
+
+    def freeze(self):
+        for member in self.members:
+            member.freeze()
+
+    def thaw(self):
+        for member in self.members:
+            if member.process:
+                member.thaw()
+
+    def compact(self):
+        self.members[0].compact()
+
+    def leader(self):
+        for member in self.members:
+            if member.process:
+                status = member.ctl("endpoint", "status", "-w", "json").stdout
+                name = status.partition('"leader":')[2].partition(",")[0]
+                own = status.partition('"member_id":')[2].partition(",")[0]
+                if name and name == own:
+                    return member
+        raise RuntimeError("no leader")
+
+    def lose_leader(self):
+        self.leader().stop()
+
+    def freeze_leader(self):
+        self.leader().freeze()
+
+    def close(self):
+        for member in self.members:
+            member.close()
+
+
+COMMANDS = ("stop", "start", "empty", "freeze", "thaw", "compact", "lose_leader", "freeze_leader")
+KINDS = {"http": Http, "https": Https, "etcd": Etcd, "etcd-tls": EtcdTls, "etcd3": Etcd3}
 
 
 def main(kind, *args):
@@ -137,7 +344,7 @@ def main(kind, *args):
         print("ready", flush=True)
         for line in sys.stdin:
             word = line.strip()
-            if word not in ("stop", "start", "empty", "freeze", "thaw", "compact") or not hasattr(server, word):
+            if word not in COMMANDS or not hasattr(server, word):
                 print("cannot", flush=True)
                 continue
             getattr(server, word)()
