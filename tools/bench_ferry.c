@@ -12,6 +12,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include "ferry/plugin.h"
 #include "out.h"
 
 #define HELLO_NAME "ferry.bench"
@@ -32,6 +33,7 @@ struct contender {
 
 struct bench_side {
     struct bench_setup setup;
+    char congestion[32]; /* of the first engine, as its transport logs it */
     uint8_t *region;
     struct contender ferry[BENCH_ENGINES];
     struct raw_server *server;
@@ -39,12 +41,22 @@ struct bench_side {
     struct raw_client *raw;
 };
 
+/* Also how the congestion control in use is found out: transports say it when they open. */
 static void on_log(void *arg, int level, const char *message)
 {
     static const char *const names[] = {"error", "warning", "info", "debug", "trace"};
+    static const char words[] = "congestion control ";
+    struct bench_side *side = arg;
+    const char *found = strstr(message, words);
 
-    fprintf(stderr, "ferry bench: %s: %s\n", level >= 0 && level < 5 ? names[level] : "log",
-            message);
+    if (found && !side->congestion[0]) {
+        found += sizeof(words) - 1;
+        snprintf(side->congestion, sizeof(side->congestion), "%.*s", (int)strcspn(found, " ,;"),
+                 found);
+    }
+    if (level <= side->setup.log_level)
+        fprintf(stderr, "ferry bench: %s: %s\n", level >= 0 && level < 5 ? names[level] : "log",
+                message);
 }
 
 static bool complain(const char *what, const char *why)
@@ -85,31 +97,6 @@ char *bench_merge_json(const char *base, const char *over)
     return text;
 }
 
-static const cJSON *find_key(const cJSON *json, const char *key)
-{
-    const cJSON *item, *found = NULL;
-
-    cJSON_ArrayForEach(item, json)
-    {
-        if (item->string && strstr(item->string, key) && cJSON_IsString(item) &&
-            item->valuestring[0])
-            return item;
-        found = find_key(item, key);
-        if (found)
-            return found;
-    }
-    return NULL;
-}
-
-void bench_find_string(const char *json, const char *key, char *value, size_t room)
-{
-    cJSON *root = cJSON_Parse(json);
-    const cJSON *found = find_key(root, key);
-
-    snprintf(value, room, "%s", found ? found->valuestring : "");
-    cJSON_Delete(root);
-}
-
 /* ---- a side ---- */
 
 static bool open_engine(struct bench_side *side, int i, bool target)
@@ -117,14 +104,16 @@ static bool open_engine(struct bench_side *side, int i, bool target)
     const struct bench_setup *setup = &side->setup;
     char *config = bench_merge_json(
         setup->spin ? NULL : "{\"spin_us\":0,\"tcp\":{\"spin_us\":0}}", setup->config_json[i]);
-    struct ferry_options options = {.size = sizeof(options),
-                                    .log_level = setup->log_level,
-                                    .name = i == 0 ? setup->name : setup->second_name,
-                                    .bind = setup->bind,
-                                    .metadata_server = setup->metadata_server,
-                                    .protocol = setup->protocol,
-                                    .config_json = config,
-                                    .log = on_log};
+    struct ferry_options options = {
+        .size = sizeof(options),
+        .log_level = setup->log_level > FERRY_LOG_INFO ? setup->log_level : FERRY_LOG_INFO,
+        .name = i == 0 ? setup->name : setup->second_name,
+        .bind = setup->bind,
+        .metadata_server = setup->metadata_server,
+        .protocol = setup->protocol,
+        .config_json = config,
+        .log = on_log,
+        .log_arg = side};
     struct ferry_buffer buffer = {.addr = side->region,
                                   .len = setup->region_len,
                                   .access = target ? FERRY_REMOTE_READ | FERRY_REMOTE_WRITE : 0,
@@ -205,9 +194,9 @@ const char *bench_side_name(const struct bench_side *side, int engine)
     return ferry_engine_name(side->ferry[engine].engine);
 }
 
-struct ferry_engine *bench_side_engine(const struct bench_side *side, int engine)
+const char *bench_side_congestion(const struct bench_side *side)
 {
-    return side->ferry[engine].engine;
+    return side->congestion;
 }
 
 struct raw_client *bench_side_raw(const struct bench_side *side)

@@ -27,7 +27,8 @@ bool bench_side_open(const struct bench_setup *setup, bool target,
                      struct bench_side **side_out);
 void bench_side_close(struct bench_side *side);
 const char *bench_side_name(const struct bench_side *side, int engine);
-struct ferry_engine *bench_side_engine(const struct bench_side *side, int engine);
+/* What Ferry's sockets use, "" where no transport told. */
+const char *bench_side_congestion(const struct bench_side *side);
 
 /* Target: serves one initiator, until it has gone or `*stop` is set. */
 bool bench_serve(struct bench_side *side, const volatile int *stop);
@@ -63,7 +64,4 @@ void bench_measure(struct bench_side *side, const struct bench_effort *effort,
 /* Merges `over` into `base`, member by member. Both are JSON objects; NULL = empty. For free();
  * NULL: `over` is no object. */
 char *bench_merge_json(const char *base, const char *over);
-/* The first string whose name contains `key`, anywhere in a JSON text; "" if there is none. */
-void bench_find_string(const char *json, const char *key, char *value, size_t room);
-
 #endif /* FERRY_TOOL_BENCH_FERRY_H */

@@ -207,8 +207,8 @@ static bool answer_question(struct raw_server *server, int fd, const struct head
     return send_bytes(fd, &answer, sizeof(answer));
 }
 
-/* One connection, until it ends. Batches come one after the other. */
-static void serve(struct raw_server *server, int fd)
+/* Batches come one after the other. */
+void raw_server_serve(struct raw_server *server, int fd)
 {
     struct descriptor *descriptors = NULL;
     struct iovec *v = NULL;
@@ -229,7 +229,7 @@ static void serve(struct raw_server *server, int fd)
             continue;
         }
         spin = header.flags & FLAG_SPIN;
-        if (header.n > BENCH_MAX_BATCH)
+        if (!header.n || header.n > BENCH_MAX_BATCH)
             break;
         if (header.n > room) {
             free(descriptors);
@@ -272,7 +272,7 @@ static void *serve_main(void *arg)
     struct raw_server *server = serving.server;
 
     free(arg);
-    serve(server, serving.fd);
+    raw_server_serve(server, serving.fd);
     pthread_mutex_lock(&server->lock);
     for (size_t i = 0; i < server->n_fds; i++)
         if (server->fds[i] == serving.fd) {

@@ -23,6 +23,8 @@ bool raw_server_open(const char *host, const char *congestion, uint8_t *region, 
 /* Somebody has asked questions, and all connections are gone again. */
 bool raw_server_ended(struct raw_server *server);
 void raw_server_close(struct raw_server *server);
+/* Serves one connection, in this thread, until it ends; the socket stays the caller's. */
+void raw_server_serve(struct raw_server *server, int fd);
 
 struct raw_client; /* one control connection and up to BENCH_MAX_THREADS for data */
 

@@ -240,8 +240,8 @@ static void read_line(const char *path, char *text, size_t room)
 /* What the figures depend on; printed once, and kept for the JSON. */
 static void describe(const struct bench_options *o, struct bench_side *side, cJSON *about)
 {
-    static const char *const documents[] = {"links", "statistics", "segment"};
-    char system_cc[32], raw_cc[32], ferry_cc[64] = "", *text;
+    const char *ferry_cc = bench_side_congestion(side);
+    char system_cc[32], raw_cc[32];
     struct utsname name;
 
     if (cJSON_GetObjectItemCaseSensitive(about, "congestion"))
@@ -249,16 +249,10 @@ static void describe(const struct bench_options *o, struct bench_side *side, cJS
     uname(&name);
     read_line("/proc/sys/net/ipv4/tcp_congestion_control", system_cc, sizeof(system_cc));
     raw_client_congestion(bench_side_raw(side), raw_cc, sizeof(raw_cc));
-    for (size_t i = 0; i < sizeof(documents) / sizeof(documents[0]) && !ferry_cc[0]; i++)
-        if (ferry_engine_describe(bench_side_engine(side, 0), documents[i], &text) ==
-            FERRY_OK) {
-            bench_find_string(text, "congestion", ferry_cc, sizeof(ferry_cc));
-            ferry_string_free(text);
-        }
     printf("ferry %s, %s %s, %ld processors; congestion control: ferry %s, raw %s, system "
            "default %s\n",
            ferry_version(), name.sysname, name.release, sysconf(_SC_NPROCESSORS_ONLN),
-           ferry_cc[0] ? ferry_cc : "not told", raw_cc, system_cc);
+           *ferry_cc ? ferry_cc : "not told", raw_cc, system_cc);
     printf("%llu runs a row and contender, in turns; medians; ratio = ferry/raw of the same "
            "turn; s/GiB = CPU of both ends\n\n",
            (unsigned long long)o->reps);

@@ -310,7 +310,7 @@ ferry_status job_batch(struct job *job, ferry_batch batch, const char *doing, ch
     if (waited == FERRY_OK) {
         waited = status.first_error;
         snprintf(text, room, "%llu of %llu pieces: %s", (unsigned long long)status.failed,
-                 (unsigned long long)status.total, ferry_strstatus(waited));
+                 (unsigned long long)status.total, ferry_error());
         if (ferry_status_scope(waited) >= FERRY_SCOPE_PEER)
             job_lost(job, doing);
     } else
