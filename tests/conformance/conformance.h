@@ -43,7 +43,9 @@ struct fc_options {
     const bool *only;        /* by number, fc_point_limit() long; NULL = all */
     uint64_t seed;
     enum fc_processes processes;
-    bool verbose; /* what the plugin logs goes to stderr */
+    unsigned limit_s; /* for a point; 0 = each point's own */
+    unsigned wait_ms; /* how long an element may take to end; 0 = 10000 */
+    bool verbose;     /* what the plugin logs goes to stderr */
     void (*report)(void *arg, const struct fc_outcome *outcome);
     void *arg;
 };

@@ -13,8 +13,10 @@
 static void usage(FILE *to)
 {
     fputs("usage: transport_conformance PLUGIN.so [--config KEY=VALUE]... [--only N,...]\n"
-          "           [--seed N] [--processes auto|one|two] [--list] [--verbose]\n"
+          "           [--seed N] [--processes auto|one|two] [--limit SECONDS] [--wait MS]\n"
+          "           [--list] [--verbose]\n"
           "\n"
+          "--limit is a point's, --wait what an element may take to end.\n"
           "Runs the conformance points against a transport plugin. Exit status: 0 all passed,\n"
           "1 some failed, 2 usage, 77 the plugin's probe says that this machine is not fit.\n",
           to);
@@ -69,6 +71,8 @@ int main(int argc, char **argv)
                                             {"list", no_argument, NULL, 'l'},
                                             {"processes", required_argument, NULL, 'p'},
                                             {"verbose", no_argument, NULL, 'v'},
+                                            {"limit", required_argument, NULL, 'L'},
+                                            {"wait", required_argument, NULL, 'w'},
                                             {"help", no_argument, NULL, 'h'},
                                             {NULL, 0, NULL, 0}};
     struct ferry_kv config[MAX_KEYS];
@@ -103,6 +107,12 @@ int main(int argc, char **argv)
             opt.processes = !strcmp(optarg, "one")   ? FC_PROCESSES_ONE
                             : !strcmp(optarg, "two") ? FC_PROCESSES_TWO
                                                      : FC_PROCESSES_AUTO;
+            break;
+        case 'L':
+            opt.limit_s = (unsigned)strtoul(optarg, NULL, 10);
+            break;
+        case 'w':
+            opt.wait_ms = (unsigned)strtoul(optarg, NULL, 10);
             break;
         case 'l':
             list_points();

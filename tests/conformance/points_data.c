@@ -67,6 +67,49 @@ void fc_point_bytes(struct fc_ctx *ctx)
     fc_scene_close(ctx, &s);
 }
 
+/* Completions that cannot be joined, reaped with little room. */
+static void single_lists(struct fc_ctx *ctx, struct fc_scene *s)
+{
+    enum { LISTS = 96, DEPTH = 8 };
+    static const uint32_t rooms[] = {1, 2, 5};
+    enum ferry_op op = fc_can(ctx, FERRY_OP_WRITE) ? FERRY_OP_WRITE : FERRY_OP_READ;
+    for (unsigned round = 0; round < FC_COUNT(rooms); round++) {
+        static struct fc_track tracks[LISTS];
+        static struct ferry_xfer v[LISTS];
+        uint32_t begun = 0, ended = 0;
+        uint64_t end = fc_now_ms() + FC_WAIT_MS;
+        s->q.max = rooms[round];
+        while (ended < LISTS) {
+            while (begun < LISTS && begun - ended < DEPTH) {
+                uint32_t accepted;
+                v[begun] = fc_xfer(s, begun * 128u, begun * 128u, 100);
+                fc_track_init(ctx, &tracks[begun], &v[begun], 1);
+                fc_track_add(&s->q, &tracks[begun]);
+                ferry_status status =
+                    fc_submit(&s->q, op, s->peer, &tracks[begun], 0, 1, &accepted);
+                if (status == FERRY_EAGAIN) {
+                    fc_track_remove(&s->q, &tracks[begun]);
+                    fc_track_free(&tracks[begun]);
+                    break;
+                }
+                FC_CHECK(ctx, status == FERRY_OK, "FERRY_OK or FERRY_EAGAIN", "%s",
+                         fc_status(status));
+                begun++;
+            }
+            ended += fc_poll(&s->q);
+            FC_CHECK(ctx, fc_now_ms() < end, "every accepted element to complete",
+                     "%u of %u did not, polling with room for %u", begun - ended, begun,
+                     rooms[round]);
+        }
+        for (uint32_t i = 0; i < LISTS; i++) {
+            FC_CHECK(ctx, tracks[i].status[0] == FERRY_OK, "FERRY_OK", "%s",
+                     fc_status(tracks[i].status[0]));
+            fc_track_remove(&s->q, &tracks[i]);
+            fc_track_free(&tracks[i]);
+        }
+    }
+}
+
 void fc_point_partial(struct fc_ctx *ctx)
 {
     enum { N = 5000, LEN = 96, SPACE = 128 };
@@ -127,6 +170,7 @@ void fc_point_partial(struct fc_ctx *ctx)
         fc_track_free(&track);
     }
     free(v);
+    single_lists(ctx, &s);
     fc_scene_close(ctx, &s);
     if (!full)
         fc_note(ctx, "never full: all of 5000 were accepted at a depth of 8");

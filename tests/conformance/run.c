@@ -15,6 +15,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+unsigned fc_wait_ms;
+
 #define EXIT_ENDED 9 /* of a process that has told its outcome */
 
 int fc_point_limit(void)
@@ -112,6 +114,7 @@ child_main(const struct fc_options *opt, const struct fc_point *point, bool two,
     static struct fc_ctx ctx;
     prctl(PR_SET_PDEATHSIG, SIGKILL);
     ctx.opt = opt;
+    fc_wait_ms = FC_SLOW(opt->wait_ms ? opt->wait_ms : 10000u);
     ctx.shared = shared;
     ctx.number = point->number;
     ctx.two = two;
@@ -170,7 +173,7 @@ static bool run_point(const struct fc_options *opt, const struct fc_point *point
     }
     setpgid(pid, pid);
     int how = 0;
-    const uint64_t limit_ms = FC_SLOW(point->limit_s * 1000u);
+    const uint64_t limit_ms = FC_SLOW((opt->limit_s ? opt->limit_s : point->limit_s) * 1000u);
     bool hung = !wait_child(pid, limit_ms, &how);
     kill(-pid, SIGKILL);
     if (hung)

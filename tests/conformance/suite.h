@@ -23,12 +23,15 @@
 /* Slower builds get more time and fewer rounds. */
 #define FC_SLOW(ms)     ((ms) * (FC_SANITIZED ? 4u : 1u))
 #define FC_ROUNDS(n)    ((n) / (FC_SANITIZED ? 10u : 1u))
-#define FC_WAIT_MS      FC_SLOW(10000u)
+#define FC_WAIT_MS      fc_wait_ms
 #define FC_MAX_REGIONS  256u
 #define FC_MAX_TARGETS  3u
 #define FC_ARENA_LEN    (UINT64_C(80) << 20)
 #define FC_ATTACH_MS    FC_SLOW(5000u)
 #define FC_COUNT(array) (sizeof(array) / sizeof((array)[0]))
+
+/* How long an element may take to end; set before a point runs. */
+extern unsigned fc_wait_ms;
 
 /* What a point's process tells the runner even when it dies; shared memory. */
 struct fc_shared {
