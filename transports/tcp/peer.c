@@ -40,16 +40,18 @@ static uint64_t attr_number(const struct ferry_kvs *attrs, const char *key, int 
     return *end == '\0' ? v : 0;
 }
 
-/* "host:port", "[v6]:port", a bare host or a bare IPv6 address. */
+/* "host:port", "[v6]:port", "v6%scope:port", a bare host or a bare IPv6 address. */
 static bool host_of_name(const char *name, char *out, size_t len)
 {
     const char *colon = strrchr(name, ':'), *end = name + strlen(name);
+    const char *scope = strchr(name, '%');
     size_t n;
 
     if (name[0] == '[') {
         name++;
         end = strchr(name, ']');
-    } else if (colon != NULL && strchr(name, ':') == colon) {
+    } else if (colon != NULL &&
+               (strchr(name, ':') == colon || (scope != NULL && colon > scope))) {
         end = colon;
     }
     if (end == NULL || end == name)
