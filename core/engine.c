@@ -108,8 +108,9 @@ static ferry_status take_name(struct ferry_engine *engine, int *fd_out)
     else if (!status && !engine->host[0])
         status = fy_name_own_host(config->ipv6, engine->host);
     if (!status)
-        status = fy_net_listen(config->bind, port, (uint16_t)config->min_port,
-                               (uint16_t)config->max_port, 1, fd_out, &engine->control_port);
+        status =
+            fy_net_listen(config->bind, port, (uint16_t)config->min_port,
+                          (uint16_t)config->max_port, !port, fd_out, &engine->control_port);
     /* A key stays as it was given, unless its port was left open. */
     if (!status && given && !fy_store_is_p2p(engine->store) && (port || !strchr(given, ':')))
         snprintf(engine->name, sizeof(engine->name), "%s", given);
