@@ -149,6 +149,7 @@ static cJSON *describe_config(struct ferry_engine *engine)
     if (root) {
         cJSON_DeleteItemFromObject(root, "engine_name");
         cJSON_AddStringToObject(root, "engine_name", engine->name);
+        cJSON_AddNumberToObject(root, "control_port", engine->control_port);
     }
     return root;
 }

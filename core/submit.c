@@ -334,7 +334,7 @@ static void drop_groups(struct plan *plan)
     plan->n_groups = 0;
 }
 
-static ferry_status plan_all(struct plan *plan, size_t n)
+static ferry_status plan_all(struct plan *plan, size_t n, size_t *refused_out)
 {
     size_t at = 0, i = 0;
     ferry_status status = FERRY_OK;
@@ -351,6 +351,7 @@ static ferry_status plan_all(struct plan *plan, size_t n)
             status = FERRY_OK;
         } else if (status) {
             fy_fail_in(status, "request %zu: ", i);
+            *refused_out = i;
         } else {
             i++;
         }
@@ -371,7 +372,7 @@ static void give_up(struct fy_batch *batch)
 
 static ferry_status submit(struct ferry_engine *engine, const struct ferry_request *requests,
                            size_t n, const struct ferry_submit *attr, bool waits,
-                           struct fy_batch **batch_out)
+                           size_t *refused_out, struct fy_batch **batch_out)
 {
     struct plan plan = {.engine = engine, .requests = requests};
     struct fy_batch *batch;
@@ -395,7 +396,7 @@ static ferry_status submit(struct ferry_engine *engine, const struct ferry_reque
     if (attr)
         status = set_attr(batch, attr);
     if (!status)
-        status = plan_all(&plan, n);
+        status = plan_all(&plan, n, refused_out);
     drop_groups(&plan);
     if (plan.groups != plan.first)
         free(plan.groups);
@@ -424,10 +425,11 @@ ferry_status ferry_submit(struct ferry_engine *engine, const struct ferry_reques
 {
     struct fy_batch *batch;
     ferry_status status;
+    size_t refused;
 
     if (!batch_out)
         return fy_fail(FERRY_EINVAL, "submit: nowhere to put the batch");
-    status = submit(engine, requests, n, attr, false, &batch);
+    status = submit(engine, requests, n, attr, false, &refused, &batch);
     if (!status)
         *batch_out = fy_batch_handle(batch);
     return status;
@@ -446,11 +448,12 @@ ferry_status ferry_transfer(struct ferry_engine *engine, const struct ferry_requ
                             size_t n, const struct ferry_submit *attr, size_t *failed_out)
 {
     struct fy_batch *batch;
+    size_t refused = 0;
     ferry_status status;
 
+    status = submit(engine, requests, n, attr, true, &refused, &batch);
     if (failed_out)
-        *failed_out = 0;
-    status = submit(engine, requests, n, attr, true, &batch);
+        *failed_out = refused;
     if (status)
         return status;
     fy_wait(batch, UINT64_MAX);

@@ -116,7 +116,7 @@ static void refuses_what_is_not_registered(void **state)
     static char stack[4096], read_only[4096];
     struct ferry_buffer buffer = {
         .addr = read_only, .len = sizeof(read_only), .access = FERRY_REMOTE_READ};
-    struct ferry_request request;
+    struct ferry_request request, two[2];
     struct pair pair;
     ferry_batch batch;
     size_t failed;
@@ -129,7 +129,12 @@ static void refuses_what_is_not_registered(void **state)
                                      .op = FERRY_WRITE};
     assert_int_equal(ferry_transfer(pair.a, &request, 1, NULL, &failed), FERRY_ERANGE);
     assert_non_null(strstr(ferry_error(), "request 0: local range"));
+    assert_int_equal(failed, 0);
     request.local = pair.ours;
+    two[0] = two[1] = request;
+    two[1].local = stack;
+    assert_int_equal(ferry_transfer(pair.a, two, 2, NULL, &failed), FERRY_ERANGE);
+    assert_int_equal(failed, 1);
     request.remote += PAIR_LEN - 4;
     assert_int_equal(ferry_submit(pair.a, &request, 1, NULL, &batch), FERRY_ERANGE);
     assert_non_null(strstr(ferry_error(), ferry_engine_name(pair.b)));
