@@ -49,9 +49,11 @@ static void init(struct ferry_engine *engine, const struct fy_log *log)
     pthread_mutex_init(&engine->waiters_lock, NULL);
     pthread_mutex_init(&engine->reap_lock, NULL);
     pthread_mutex_init(&engine->notice_lock, NULL);
+    pthread_mutex_init(&engine->follow_lock, NULL);
     pthread_condattr_init(&attr);
     pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
     pthread_cond_init(&engine->notice_cond, &attr);
+    pthread_cond_init(&engine->follow_cond, &attr);
     pthread_condattr_destroy(&attr);
 }
 
@@ -60,6 +62,8 @@ static void fini(struct ferry_engine *engine)
     if (engine->reap_fd >= 0)
         close(engine->reap_fd);
     pthread_cond_destroy(&engine->notice_cond);
+    pthread_cond_destroy(&engine->follow_cond);
+    pthread_mutex_destroy(&engine->follow_lock);
     pthread_mutex_destroy(&engine->memory_lock);
     pthread_mutex_destroy(&engine->doc_lock);
     pthread_mutex_destroy(&engine->segments_lock);
@@ -294,6 +298,7 @@ void ferry_engine_close(struct ferry_engine *engine, uint32_t timeout_ms)
     end_batches(engine, timeout_ms);
     if (engine->published)
         fy_store_unpublish(engine->store, engine->name, LEAVE_MS);
+    fy_follow_stop(engine);
     fy_control_close(engine->control);
     fy_batches_close(engine);
     fy_segments_close(engine);

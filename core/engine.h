@@ -11,9 +11,9 @@
  * LOCKS, in the order in which they are taken: engine.memory_lock, segment.reload_lock,
  * segment.lock, view.control_lock, view.lock, lane.lock; then the leaves, none of which is held
  * while another lock is taken: engine.active_lock, waiters_lock, free_lock, reap_lock,
- * doc_lock, notice_lock, batch.lock. Plugin calls of class C may block: only memory_lock,
- * reload_lock, segment.lock (for peer_open, which does not connect) and control_lock are held
- * over them.
+ * doc_lock, notice_lock, follow_lock, batch.lock. Plugin calls of class C may block: only
+ * memory_lock, reload_lock, segment.lock (for peer_open, which does not connect) and
+ * control_lock are held over them.
  */
 #include <pthread.h>
 #include <stdatomic.h>
@@ -307,6 +307,14 @@ struct ferry_engine {
     unsigned next_notice_id;
     atomic_ullong notify_seq;
 
+    /* follow.c */
+    pthread_mutex_t follow_lock; /* a leaf; guards what follows */
+    pthread_cond_t follow_cond;
+    pthread_t follow_thread;
+    bool follow_started, follow_stop, follow_all;
+    char *follow_names[256]; /* to be looked at soon; beyond that, all */
+    size_t n_follow_names;
+
     struct fy_counters count;
     uint64_t opened_ns;
     uint32_t connect_ms;
@@ -444,6 +452,10 @@ void fy_progress_stop(struct ferry_engine *engine);
 void fy_progress_kick(struct ferry_engine *engine, bool soon);
 /* The progress thread is woken by this lane's next event. */
 void fy_progress_watch(struct fy_lane *lane);
+
+/* follow.c: keeps the documents of peers young. */
+void fy_follow_peer(struct ferry_engine *engine, const char *name);
+void fy_follow_stop(struct ferry_engine *engine);
 
 /* describe.c: see ferry_engine_describe */
 

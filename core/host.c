@@ -74,15 +74,11 @@ static ferry_status host_peer_call(const struct ferry_host *host, const char *pe
     struct ferry_engine *engine = self->engine;
     uint64_t deadline_ns = fy_now_ns() + timeout_ms * FY_NS_PER_MS;
     struct fy_buf body, text;
-    char to[FY_HOST_MAX];
     ferry_status status;
-    uint16_t port;
 
     fy_buf_init(&body, 0);
     fy_buf_init(&text, 64u << 20);
-    status = fy_store_address(engine->store, peer_name, timeout_ms, to, &port);
-    if (!status)
-        status = fy_buf_printf(&body, "{\"data\":\"");
+    status = fy_buf_printf(&body, "{\"data\":\"");
     if (!status)
         status = fy_base64_encode(req, req_len, &body);
     if (!status)
@@ -92,8 +88,8 @@ static ferry_status host_peer_call(const struct ferry_host *host, const char *pe
     if (!status)
         status = fy_buf_printf(&body, ",\"transport\":\"%s\"}", self->name);
     if (!status)
-        status = fy_control_request(to, port, FY_CONTROL_CALL, body.data, body.len, deadline_ns,
-                                    &text);
+        status = fy_store_request(engine->store, peer_name, FY_CONTROL_CALL, body.data,
+                                  body.len, deadline_ns, &text);
     if (!status)
         status = decode_reply(&text, reply);
     fy_buf_fini(&body);

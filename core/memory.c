@@ -3,6 +3,7 @@
  * Registered memory: ranges go to every transport and into the document that peers read.
  */
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -101,7 +102,13 @@ ferry_status fy_memory_publish(struct ferry_engine *engine, uint32_t timeout_ms)
     fy_buf_fini(&text);
     if (!status)
         engine->published = true;
-    return status;
+    if (!engine->published ||
+        (status != FERRY_EUNREACH && status != FERRY_ETIMEDOUT && status != FERRY_ECONNRESET))
+        return status;
+    /* Peers that know us ask us; the others cannot ask anybody now. */
+    FY_WARN(&engine->log, "%s: published when the metadata server is back: %s", engine->name,
+            ferry_error());
+    return FERRY_OK;
 }
 
 /* ---- registration
@@ -179,6 +186,20 @@ static ferry_status to_region(const struct ferry_buffer *buffer, struct fy_regio
     return FERRY_OK;
 }
 
+/* Nobody may be told of what was not registered after all. Leaves the error text. */
+static void take_back(struct ferry_engine *engine, const uint64_t *addrs, size_t n,
+                      struct fy_region *regions)
+{
+    char text[1024];
+
+    snprintf(text, sizeof(text), "%s", ferry_error());
+    if (!fy_registry_remove(engine->registry, addrs, n, regions)) {
+        dereg(engine, regions, n);
+        fy_memory_publish(engine, engine->store_ms);
+    }
+    fy_fail(FERRY_EINVAL, "%s", text);
+}
+
 static ferry_status register_owned(struct ferry_engine *engine,
                                    const struct ferry_buffer *buffers, size_t n, void *owner)
 {
@@ -209,8 +230,8 @@ static ferry_status register_owned(struct ferry_engine *engine,
     }
     if (!status) {
         status = fy_memory_publish(engine, engine->store_ms);
-        if (status && !fy_registry_remove(engine->registry, addrs, n, regions))
-            dereg(engine, regions, n);
+        if (status)
+            take_back(engine, addrs, n, regions);
     }
     pthread_mutex_unlock(&engine->memory_lock);
     free(regions);

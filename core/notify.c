@@ -90,9 +90,7 @@ ferry_status fy_notify_send(struct ferry_engine *engine, struct fy_segment *segm
 {
     unsigned long long id = atomic_fetch_add(&engine->notify_seq, 1);
     struct fy_buf body, reply;
-    char host[FY_HOST_MAX];
     bool upstream;
-    uint16_t port;
     ferry_status status;
 
     pthread_mutex_lock(&segment->lock);
@@ -102,17 +100,14 @@ ferry_status fy_notify_send(struct ferry_engine *engine, struct fy_segment *segm
     fy_buf_init(&reply, 1u << 20);
     status = encode(engine, name, data ? data : "", len, id, upstream, &body);
     if (!status)
-        status = fy_store_address(engine->store, segment->name,
-                                  (uint32_t)fy_ms_left(deadline_ns), host, &port);
-    if (!status)
-        status = fy_control_request(host, port, FY_CONTROL_NOTIFY, body.data, body.len,
-                                    deadline_ns, &reply);
+        status = fy_store_request(engine->store, segment->name, FY_CONTROL_NOTIFY, body.data,
+                                  body.len, deadline_ns, &reply);
     /* Lost on the way there or back: the number makes a second one harmless to our own nodes.
      */
     if (status == FERRY_ECONNRESET && !upstream) {
         fy_buf_fini(&reply);
-        status = fy_control_request(host, port, FY_CONTROL_NOTIFY, body.data, body.len,
-                                    deadline_ns, &reply);
+        status = fy_store_request(engine->store, segment->name, FY_CONTROL_NOTIFY, body.data,
+                                  body.len, deadline_ns, &reply);
     }
     if (!status)
         status = check_reply(&reply);

@@ -266,7 +266,7 @@ ferry_status fy_segment_reload(struct fy_segment *segment, uint32_t timeout_ms)
     fresh = segment->fetched_ns > began; /* somebody else did while we waited */
     pthread_mutex_unlock(&segment->lock);
     if (!fresh)
-        status = fy_store_fetch(segment->engine->store, segment->name, timeout_ms, &doc);
+        status = fy_store_fetch_again(segment->engine->store, segment->name, timeout_ms, &doc);
     if (!fresh && !status)
         swap_doc(segment, doc);
     pthread_mutex_unlock(&segment->reload_lock);
@@ -357,6 +357,8 @@ ferry_status ferry_segment_open(struct ferry_engine *engine, const char *name,
     }
     fy_view_connect(view); /* so that the first transfer finds it ready */
     fy_view_put(view);
+    if (strcmp(name, engine->name) != 0)
+        fy_follow_peer(engine, name);
     return insert(engine, segment, segment_out);
 }
 
@@ -430,17 +432,14 @@ ferry_status ferry_segment_probe(struct ferry_engine *engine, ferry_segment hand
 {
     struct fy_segment *segment = engine ? fy_segment_get(engine, handle) : NULL;
     uint64_t deadline_ns = fy_now_ns() + timeout_ms * FY_NS_PER_MS;
-    char host[FY_HOST_MAX];
     struct fy_buf reply;
-    uint16_t port;
     ferry_status status;
 
     if (!segment)
         return engine ? FERRY_ENOENT : fy_fail(FERRY_EINVAL, "no engine");
     fy_buf_init(&reply, 65536);
-    status = fy_store_address(engine->store, segment->name, timeout_ms, host, &port);
-    if (!status)
-        status = fy_control_request(host, port, FY_CONTROL_PROBE, "{}", 2, deadline_ns, &reply);
+    status = fy_store_request(engine->store, segment->name, FY_CONTROL_PROBE, "{}", 2,
+                              deadline_ns, &reply);
     pthread_mutex_lock(&segment->lock);
     if (status == FERRY_ECONNRESET && !segment->doc->epoch[0])
         status =

@@ -24,7 +24,12 @@ void fy_store_close(struct fy_store *store);
 /* Is it the serverless one, where a name is the peer's control address? */
 int fy_store_is_p2p(const struct fy_store *store);
 
-/* rpc_meta first, then the document; FERRY_EEXIST where a living node owns the name. */
+/*
+ * rpc_meta first, then the document; FERRY_EEXIST where a living node owns the name. What is
+ * published is kept up from then on: looked for now and then, and written again where the
+ * service lost it or could not be told (FERRY_EUNREACH, FERRY_ETIMEDOUT: it will be). While the
+ * service is known to be away this returns FERRY_EUNREACH at once.
+ */
 ferry_status fy_store_publish(struct fy_store *store, const char *name, const char *host,
                               uint16_t rpc_port, const char *doc, size_t doc_len,
                               uint32_t timeout_ms);
@@ -35,9 +40,30 @@ void fy_store_unpublish(struct fy_store *store, const char *name, uint32_t timeo
  */
 ferry_status fy_store_fetch(struct fy_store *store, const char *name, uint32_t timeout_ms,
                             struct fy_doc **doc_out);
-/* Control address of a peer: rpc_meta, or the name itself without a server. host_out:
- * FY_HOST_MAX. */
+/* The same of a peer whose address is known: it is asked itself, the service only if it does
+ * not answer. */
+ferry_status fy_store_fetch_again(struct fy_store *store, const char *name, uint32_t timeout_ms,
+                                  struct fy_doc **doc_out);
+/* Control address of a peer: rpc_meta, or the name itself without a server. Remembered: the
+ * service is asked once. host_out: FY_HOST_MAX. */
 ferry_status fy_store_address(struct fy_store *store, const char *name, uint32_t timeout_ms,
                               char *host_out, uint16_t *port_out);
+void fy_store_forget(struct fy_store *store, const char *name);
+/* fy_control_request to a peer by name; where nobody is at the address that was remembered, at
+ * the one that the service has now. */
+ferry_status fy_store_request(struct fy_store *store, const char *name, int type,
+                              const char *body, size_t len, uint64_t deadline_ns,
+                              struct fy_buf *reply);
+
+/*
+ * Calls `cb` when the control address of any node is written: it came or came back. `name`
+ * NULL: events were lost. On a thread of the plugin's; must not call the store nor block. Once
+ * a store. FERRY_ENOTSUP: the service has no watches, or ferry.metadata.watch says no.
+ */
+ferry_status fy_store_watch(struct fy_store *store, void (*cb)(void *arg, const char *name),
+                            void *arg);
+void fy_store_unwatch(struct fy_store *store);
+/* How old a peer's document may become before it is read again (ferry.metadata.refresh_ms). */
+uint32_t fy_store_refresh_ms(const struct fy_store *store);
 
 #endif /* FY_STORE_H */

@@ -96,6 +96,8 @@ struct ferry_buffer {
 /*
  * All or nothing, published in one write before the call returns. The memory stays the caller's
  * and must stay mapped until it is unregistered. FERRY_EEXIST: overlaps a registered buffer.
+ * A metadata server that is away is no failure: peers that know us see the memory at once, the
+ * server is told when it is back, and a WARN line says so.
  */
 FERRY_API ferry_status ferry_memory_register(struct ferry_engine *engine,
                                              const struct ferry_buffer *buffers, size_t n);

@@ -1,0 +1,285 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Engines while their metadata server is away, and how they hear of peers that came back: over
+ * http with the real server in this process, and over memory://, which has watches. */
+#include <pthread.h>
+#include <unistd.h>
+
+#include "engine_pair.h"
+
+#include <cjson/cJSON.h>
+
+#include "metadata_server.h"
+#include "util/clock.h"
+
+#define LEN   (64u << 10)
+#define LOCAL "{\"advertise\":\"127.0.0.1\"}"
+
+static struct metadata_server *server;
+static uint16_t port;
+static char url[320];
+
+static void server_start(size_t max_body)
+{
+    const struct metadata_server_options options = {
+        .host = "127.0.0.1", .port = port, .max_body = max_body, .max_keys = 100};
+    char error[256];
+
+    if (metadata_server_open(&options, &server, url, error, sizeof(error)))
+        fail_msg("%s", error);
+    port = (uint16_t)atoi(strrchr(url, ':') + 1);
+}
+
+static void server_stop(void)
+{
+    metadata_server_close(server);
+    server = NULL;
+}
+
+static int setup(void **state)
+{
+    port = 0;
+    server_start(1 << 20);
+    return 0;
+}
+
+static int teardown(void **state)
+{
+    server_stop();
+    return 0;
+}
+
+static struct ferry_engine *node(const char *name, const char *store, const char *config)
+{
+    struct ferry_options options = {.size = sizeof(options),
+                                    .log_level = FERRY_LOG_DEBUG,
+                                    .name = name,
+                                    .bind = "127.0.0.1",
+                                    .metadata_server = store,
+                                    .protocol = "tcp",
+                                    .config_json = config,
+                                    .log = pair_log,
+                                    .log_arg = (void *)(uintptr_t)name};
+    struct ferry_engine *engine;
+
+    assert_ok(ferry_engine_open(&options, &engine));
+    return engine;
+}
+
+static char *memory(struct ferry_engine *engine)
+{
+    void *memory;
+
+    assert_ok(ferry_memory_alloc(engine, LEN, FERRY_REMOTE_READ | FERRY_REMOTE_WRITE, &memory));
+    return memory;
+}
+
+static ferry_status write_to(struct ferry_engine *engine, ferry_segment peer, void *local,
+                             void *remote)
+{
+    const struct ferry_request request = {.local = local,
+                                          .remote = (uint64_t)(uintptr_t)remote,
+                                          .len = LEN,
+                                          .segment = peer,
+                                          .op = FERRY_WRITE};
+
+    return ferry_transfer(engine, &request, 1, NULL, NULL);
+}
+
+static size_t buffers_of(struct ferry_engine *engine, ferry_segment peer)
+{
+    size_t n = 0;
+
+    assert_ok(ferry_segment_buffers(engine, peer, NULL, 0, &n));
+    return n;
+}
+
+static uint64_t ms_since(uint64_t start)
+{
+    return (fy_now_ns() - start) / FY_NS_PER_MS;
+}
+
+static void memory_is_registered_and_found_while_it_is_away(void **state)
+{
+    struct ferry_engine *a = node("127.0.0.1:0", url, NULL),
+                        *b = node("127.0.0.1:0", url, NULL);
+    struct ferry_engine *c;
+    char *ours = memory(a), *theirs = memory(b), *more;
+    ferry_segment peer, seen = 0;
+    uint64_t start;
+
+    assert_ok(ferry_segment_open(a, ferry_engine_name(b), 2000, &peer));
+    assert_ok(write_to(a, peer, ours, theirs));
+    server_stop();
+    start = fy_now_ns();
+    more = memory(b);
+    assert_true(ms_since(start) < 3000);
+    memset(ours, 7, LEN);
+    assert_ok(write_to(a, peer, ours, more)); /* which b itself told of */
+    assert_memory_equal(ours, more, LEN);
+    assert_int_equal(buffers_of(a, peer), 2);
+    for (int i = 0; i < 8; i++) /* nobody waits for it again and again */
+        memory(b);
+    assert_true(ms_since(start) < 4000);
+
+    server_start(1 << 20); /* without a word of what it knew */
+    c = node("127.0.0.1:0", url, NULL);
+    start = fy_now_ns();
+    while (ferry_segment_open(c, ferry_engine_name(b), 500, &seen)) {
+        assert_true(ms_since(start) < 5000);
+        usleep(50000);
+    }
+    assert_int_equal(buffers_of(c, seen), 10);
+    ferry_engine_close(c, 100);
+    ferry_engine_close(a, 100);
+    ferry_engine_close(b, 100);
+}
+
+static void words_reach_known_peers_while_it_is_away(void **state)
+{
+    struct ferry_engine *a = node("127.0.0.1:0", url, NULL),
+                        *b = node("127.0.0.1:0", url, NULL);
+    struct ferry_notification *got;
+    ferry_segment peer;
+
+    assert_ok(ferry_segment_open(a, ferry_engine_name(b), 2000, &peer));
+    server_stop();
+    assert_ok(ferry_notify(a, peer, "word", "x", 1, 1000));
+    assert_ok(ferry_notification_next(b, 1000, &got));
+    assert_string_equal(got->name, "word");
+    ferry_notification_free(got);
+    assert_ok(ferry_segment_probe(a, peer, 1000));
+    assert_ok(ferry_segment_refresh(a, peer, 1000));
+    server_start(1 << 20);
+    ferry_engine_close(a, 100);
+    ferry_engine_close(b, 100);
+}
+
+/* A node that moved while its peer remembered where it was. */
+static void a_peer_that_moved_is_found(void **state)
+{
+    struct ferry_engine *a = node("127.0.0.1:0", url, NULL), *b = node("peer-b", url, LOCAL);
+    char *ours = memory(a), *theirs = memory(b);
+    ferry_segment peer;
+    ferry_status status;
+
+    assert_ok(ferry_segment_open(a, "peer-b", 2000, &peer));
+    assert_ok(write_to(a, peer, ours, theirs));
+    assert_ok(ferry_segment_probe(a, peer, 1000));
+    ferry_engine_close(b, 100);
+    b = node("peer-b", url, LOCAL); /* at another port */
+    theirs = memory(b);
+    assert_ok(ferry_segment_probe(a, peer, 1000));
+    /* The end of the old connection may be noticed with bytes on the way, which are not sent to
+     * another process. */
+    status = write_to(a, peer, ours, theirs);
+    if (status != FERRY_ESTALE)
+        assert_ok(status);
+    assert_ok(write_to(a, peer, ours, theirs));
+    assert_ok(ferry_notify(a, peer, "word", "x", 1, 1000));
+    ferry_engine_close(a, 100);
+    ferry_engine_close(b, 100);
+}
+
+static void what_the_server_refuses_is_not_registered(void **state)
+{
+    struct ferry_engine *a, *b;
+    char *ours;
+    ferry_segment peer;
+    char *room;
+
+    server_stop();
+    server_start(1500);
+    a = node("127.0.0.1:0", url, NULL);
+    b = node("127.0.0.1:0", url, NULL);
+    ours = memory(a);
+    room = calloc(64, 4096);
+    for (size_t i = 0;; i++) {
+        const struct ferry_buffer buffer = {
+            .addr = room + 4096 * i, .len = 4096, .access = FERRY_REMOTE_WRITE};
+        ferry_status status = ferry_memory_register(b, &buffer, 1);
+
+        assert_true(i < 63);
+        if (status) {
+            assert_int_equal(status, FERRY_ERANGE);
+            assert_non_null(strstr(ferry_error(), "413"));
+            assert_ok(ferry_segment_open(a, ferry_engine_name(b), 2000, &peer));
+            assert_int_equal(buffers_of(a, peer), i);
+            assert_int_equal(write_to(a, peer, ours, buffer.addr), FERRY_ERANGE);
+            break;
+        }
+    }
+    ferry_engine_close(a, 100);
+    ferry_engine_close(b, 100);
+    free(room);
+}
+
+static char *epoch_seen(struct ferry_engine *engine)
+{
+    char *text, *epoch;
+    cJSON *json;
+
+    assert_ok(ferry_engine_describe(engine, "links", &text));
+    json = cJSON_Parse(text);
+    ferry_string_free(text);
+    epoch = strdup(cJSON_GetStringValue(
+        cJSON_GetObjectItemCaseSensitive(cJSON_GetArrayItem(json, 0), "epoch")));
+    cJSON_Delete(json);
+    return epoch;
+}
+
+/* Milliseconds until a hears, without a transfer, that b is another process; 0 = not in time.
+ */
+static uint64_t hears_of_a_restart(const char *store, const char *config, uint64_t limit_ms)
+{
+    struct ferry_engine *a = node("a", store, config), *b = node("b", store, config);
+    ferry_segment peer;
+    uint64_t start, took = 0;
+    char *before;
+
+    assert_ok(ferry_segment_open(a, "b", 2000, &peer));
+    before = epoch_seen(a);
+    ferry_engine_close(b, 100);
+    b = node("b", store, config);
+    start = fy_now_ns();
+    while (!took && ms_since(start) < limit_ms) {
+        char *now = epoch_seen(a);
+
+        if (strcmp(now, before) != 0)
+            took = ms_since(start) + 1;
+        free(now);
+        usleep(20000);
+    }
+    free(before);
+    ferry_engine_close(a, 100);
+    ferry_engine_close(b, 100);
+    return took;
+}
+
+static void restarts_are_heard_of(void **state)
+{
+    assert_true(hears_of_a_restart("memory://watched", LOCAL, 3000));
+    assert_false(hears_of_a_restart(
+        "memory://not", "{\"advertise\":\"127.0.0.1\",\"metadata\":{\"watch\":false}}", 1200));
+    assert_true(hears_of_a_restart(
+        "memory://polled",
+        "{\"advertise\":\"127.0.0.1\",\"metadata\":{\"watch\":false,\"refresh_ms\":1000}}",
+        5000));
+    assert_true(hears_of_a_restart(
+        url, "{\"advertise\":\"127.0.0.1\",\"metadata\":{\"refresh_ms\":1000}}", 5000));
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test_setup_teardown(memory_is_registered_and_found_while_it_is_away, setup,
+                                        teardown),
+        cmocka_unit_test_setup_teardown(words_reach_known_peers_while_it_is_away, setup,
+                                        teardown),
+        cmocka_unit_test_setup_teardown(a_peer_that_moved_is_found, setup, teardown),
+        cmocka_unit_test_setup_teardown(what_the_server_refuses_is_not_registered, setup,
+                                        teardown),
+        cmocka_unit_test_setup_teardown(restarts_are_heard_of, setup, teardown),
+    };
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
