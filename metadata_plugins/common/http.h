@@ -58,12 +58,4 @@ ferry_status fm_http_stop_open(struct fm_http_stop **stop_out);
 void fm_http_stop_now(struct fm_http_stop *stop);
 void fm_http_stop_close(struct fm_http_stop *stop);
 
-/* Percent-encoded as Mooncake does (all but letters, digits and -._~, upper-case hex), the
- * caller's to free; NULL: out of memory. */
-char *fm_http_escape(const char *text);
-/* Takes "user:password@" out of a URL: *url_out is without; *user_out and *password_out are
- * decoded, NULL where absent. All three are the caller's. */
-ferry_status fm_http_split_user(const char *url, char **url_out, char **user_out,
-                                char **password_out);
-
 #endif /* FM_HTTP_H */

@@ -295,7 +295,7 @@ static void *keeper_main(void *arg)
         ferry_status status;
 
         if (!lease) {
-            struct timespec until = fm_timespec(store->busy ? fm_now_ms() + 1000 : at_ms);
+            struct timespec until = fm_timespec(store->busy ? fm_now_ms() + 60000 : at_ms);
 
             pthread_cond_timedwait(&store->changed, &store->lock, &until);
             continue;

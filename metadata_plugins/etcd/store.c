@@ -8,6 +8,7 @@
 
 #include "../common/base64.h"
 #include "../common/plug.h"
+#include "../common/url.h"
 #include "etcd.h"
 
 static void etcd_close(struct ferry_store *store)
@@ -89,7 +90,7 @@ static ferry_status take_settings(struct ferry_store *store, const char *uri,
     if (!status)
         status = fm_config_bool(store->host, config, "tls", &tls);
     if (!status)
-        status = fm_http_split_user(uri, &plain, &store->user, &store->password);
+        status = fm_url_split_user(uri, &plain, &store->user, &store->password);
     if (!status && !store->user)
         status = fm_config_text(config, "username", &store->user);
     if (!status && !store->password)

@@ -10,6 +10,7 @@
 
 #include "../common/http.h"
 #include "../common/plug.h"
+#include "../common/url.h"
 
 #define MAX_VALUE (128u << 20) /* bytes; servers have lower limits of their own */
 
@@ -46,7 +47,7 @@ static ferry_status http_open(const struct ferry_host *host, const char *uri,
     store->timeout_ms = 3000;
     status = fm_config_u32(host, config, "timeout_ms", 1, 3600000, &store->timeout_ms);
     if (!status)
-        status = fm_http_split_user(uri, &store->base, &store->user, &store->password);
+        status = fm_url_split_user(uri, &store->base, &store->user, &store->password);
     if (!status && !store->user)
         status = fm_config_text(config, "username", &store->user);
     if (!status && !store->password)
@@ -84,7 +85,7 @@ static ferry_status ask(struct ferry_store *store, const char *method, const cha
                                       .max_reply = MAX_VALUE,
                                       .timeout_ms =
                                           timeout_ms ? timeout_ms : store->timeout_ms};
-    char why[512] = "", *escaped = fm_http_escape(key), *url = NULL;
+    char why[512] = "", *escaped = fm_url_escape(key), *url = NULL;
     ferry_status status = FERRY_ENOMEM;
 
     if (escaped && asprintf(&url, "%s%ckey=%s", store->base,
