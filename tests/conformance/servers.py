@@ -10,6 +10,7 @@ import os
 import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import tempfile
@@ -31,8 +32,14 @@ def free_port():
 
 
 def wait_for(what, check, seconds=15):
+    def holds():
+        try:
+            return check()
+        except OSError:
+            return False
+
     end = time.monotonic() + seconds
-    while not check():
+    while not holds():
         if time.monotonic() > end:
             raise RuntimeError(what + " did not come up")
         time.sleep(0.02)
@@ -330,8 +337,67 @@ class Etcd3:
             member.close()
 
 
+class Redis(Server):
+    """One redis-server that writes everything down at once."""
+
+    def __init__(self):
+        super().__init__()
+        self.uri = "redis://127.0.0.1:%d" % self.port
+
+    def command(self):
+        os.makedirs(self.data(), exist_ok=True)
+        return ["redis-server", "--port", str(self.port), "--bind", "127.0.0.1", "--dir", self.data(), "--save", "",
+                "--appendonly", "yes", "--appendfsync", "always", "--daemonize", "no"]
+
+    def is_up(self):
+        with socket.create_connection(("127.0.0.1", self.port), 1) as s:
+            s.sendall(b"PING\r\n")
+            return s.recv(64).startswith((b"+PONG", b"-NOAUTH"))
+
+
+class RedisUser(Redis):
+    """A user with a password who may not run scripts, and a database of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.uri += "/3"
+        self.config = {"username": "ferry", "password": "s3cret:%40"}
+
+    def command(self):
+        with open(self.path("users"), "w") as f:
+            f.write("user default off\nuser ferry on >%s ~* &* +@all -@scripting -info\n" % self.config["password"])
+        return super().command() + ["--aclfile", self.path("users")]
+
+
+class RedisTls(Redis):
+    """TLS with a client's certificate, and a password in the URL."""
+
+    def __init__(self):
+        super().__init__()
+        certificates(self.dir)
+        self.uri = "rediss://:p%%40ss@localhost:%d" % self.port
+        self.config = {"ca_file": self.path("ca.crt"), "cert_file": self.path("client.crt"),
+                       "key_file": self.path("client.key")}
+
+    def command(self):
+        command = super().command()
+        command[1:3] = ["--port", "0", "--tls-port", str(self.port), "--requirepass", "p@ss", "--tls-cert-file",
+                        self.path("server.crt"), "--tls-key-file", self.path("server.key"), "--tls-ca-cert-file",
+                        self.path("ca.crt")]
+        return command
+
+    def is_up(self):
+        context = ssl.create_default_context(cafile=self.path("ca.crt"))
+        context.load_cert_chain(self.path("client.crt"), self.path("client.key"))
+        with socket.create_connection(("127.0.0.1", self.port), 1) as plain:
+            with context.wrap_socket(plain, server_hostname="localhost") as s:
+                s.sendall(b"PING\r\n")
+                return s.recv(64).startswith((b"+PONG", b"-NOAUTH"))
+
+
 COMMANDS = ("stop", "start", "empty", "freeze", "thaw", "compact", "lose_leader", "freeze_leader")
-KINDS = {"http": Http, "https": Https, "etcd": Etcd, "etcd-tls": EtcdTls, "etcd3": Etcd3}
+KINDS = {"http": Http, "https": Https, "etcd": Etcd, "etcd-tls": EtcdTls, "etcd3": Etcd3,
+         "redis": Redis, "redis-user": RedisUser, "redis-tls": RedisTls}
 
 
 def main(kind, *args):
