@@ -563,6 +563,8 @@ void conn_cancel(struct conn *c, uint64_t cookie, uint64_t now)
 {
     struct frame **at = &c->head, *last = NULL;
     bool sent = false;
+    bool unreach =
+        c->state == CONN_OPEN && c->fd >= 0 && c->n_frames > 0 && tcp_unreachable(c->fd);
 
     while (*at != NULL) {
         struct frame *f = *at;
@@ -580,7 +582,7 @@ void conn_cancel(struct conn *c, uint64_t cookie, uint64_t now)
                 c->tx = f->next;
             c->n_frames--;
             c->bytes -= f->payload;
-            f->status = FERRY_ECANCELED;
+            f->status = unreach ? FERRY_EUNREACH : FERRY_ECANCELED;
             queue_done(c->queue, f);
         }
     }

@@ -6,11 +6,13 @@
 #include "tcp.h"
 
 #include <errno.h>
+#include <linux/sockios.h>
 #include <netdb.h>
 #include <netinet/tcp.h>
 #include <poll.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <unistd.h>
 
 /* Acknowledgements older than this, while something waits for one, do not come any more. */
@@ -250,11 +252,16 @@ bool tcp_unreachable(int fd)
 {
     struct tcp_info info = {0};
     socklen_t len = sizeof info;
+    int unsent = 0;
 
     if (getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &len) != 0 ||
         info.tcpi_last_ack_recv < SILENT_MS)
         return false;
-    return (info.tcpi_unacked > 0 && info.tcpi_retransmits > 0) || info.tcpi_probes > 0;
+    /* A stopped peer's kernel leaves one probe of its closed window without an answer: it
+     * answers at intervals. One of an idle connection it always answers. */
+    (void)ioctl(fd, SIOCOUTQNSD, &unsent);
+    return (info.tcpi_unacked > 0 && info.tcpi_retransmits > 0) ||
+           info.tcpi_probes > (unsent > 0 ? 1 : 0);
 }
 
 bool tcp_heard_lately(int fd, uint32_t user_timeout_ms)
