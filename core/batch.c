@@ -346,7 +346,7 @@ static void abort_part(struct fy_part *part, ferry_status status)
     if (lane)
         fy_lane_cancel(lane, part);
     else if (fy_view_unwait(part->view, part))
-        fy_part_fail(part, status, ferry_strstatus(status));
+        fy_part_fail(part, FERRY_ECANCELED, ferry_strstatus(status)); /* not the peer's fault */
 }
 
 void fy_batch_abort(struct fy_batch *batch, ferry_status status)

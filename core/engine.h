@@ -115,7 +115,8 @@ struct fy_view {
 
     pthread_mutex_t control_lock; /* held while the peer is connected or closed */
     struct ferry_peer *peer;
-    bool closed; /* peer_close has returned: nothing of it moves any more */
+    bool closed;        /* peer_close has returned: nothing of it moves any more */
+    atomic_int trouble; /* how the last attempt to connect ended, while another one is made */
 
     pthread_mutex_t lock; /* guards what follows */
     struct fy_part *waiting, **waiting_tail;
@@ -374,6 +375,8 @@ void fy_view_connect(struct fy_view *view); /* starts it if nobody has; does not
 /* No part gets in any more; closes the peer in the background, which ends those under way. Any
  * lock may be held. */
 void fy_view_break(struct fy_view *view, ferry_status cause, const char *text);
+/* What is known to be wrong with the peer, for requests whose time is over; 0 = nothing. */
+ferry_status fy_view_trouble(const struct fy_view *view);
 /* Blocks until nothing of a broken view can move any more. */
 void fy_view_quiesce(struct fy_view *view);
 /* Takes a part that waits for the connection out again. false: it does not wait there any more.

@@ -135,6 +135,8 @@ static void offer(struct fy_lane *lane, struct fy_part *part)
     const char *text = "refused by the transport";
     ferry_status status = standing(lane, part, &text);
 
+    if (status == FERRY_ECANCELED && part->accepted > part->ended)
+        return; /* fy_lane_cancel, which is on its way, ends the rest with them */
     while (!status) {
         struct ferry_list list = {
             .size = sizeof(list),
@@ -221,14 +223,12 @@ static void complete(struct fy_lane *lane, const struct ferry_comp *comp)
                   text[0] ? text : ferry_strstatus(comp->status));
 }
 
-int fy_lane_poll(struct fy_lane *lane)
+/* Lock held. */
+static int look(struct fy_lane *lane)
 {
     struct ferry_comp comp[COMPS];
-    int32_t n;
+    int32_t n = lane->transport->ops->poll(lane->queue, comp, COMPS);
 
-    if (pthread_mutex_trylock(&lane->lock))
-        return -1;
-    n = lane->transport->ops->poll(lane->queue, comp, COMPS);
     for (int32_t i = 0; i < n; i++)
         complete(lane, &comp[i]);
     if (n < 0 && !lane->dead) {
@@ -238,8 +238,18 @@ int fy_lane_poll(struct fy_lane *lane)
     }
     if (lane->pending)
         push(lane);
-    pthread_mutex_unlock(&lane->lock);
     return n > 0 ? n : 0;
+}
+
+int fy_lane_poll(struct fy_lane *lane)
+{
+    int n;
+
+    if (pthread_mutex_trylock(&lane->lock))
+        return -1;
+    n = look(lane);
+    pthread_mutex_unlock(&lane->lock);
+    return n;
 }
 
 bool fy_lane_arm(struct fy_lane *lane)
@@ -264,10 +274,16 @@ void fy_lane_cancel(struct fy_lane *lane, struct fy_part *part)
     pthread_mutex_lock(&lane->lock);
     if (!part->cancel_asked && part->ended < part->n) {
         part->cancel_asked = true;
-        if (part->accepted > part->ended)
-            lane->transport->ops->cancel(lane->queue, (uint64_t)(uintptr_t)part);
-        if (part->accepted < part->n)
+        if (part->accepted == part->ended) {
             fail_rest(lane, part, FERRY_ECANCELED, "canceled before it was sent");
+        } else {
+            /* What the transport says of those that it has is the cause for the rest too. */
+            leave_pending(lane, part);
+            lane->transport->ops->cancel(lane->queue, (uint64_t)(uintptr_t)part);
+            /* Who sleeps on the lane's descriptor is not woken by what ends just now. */
+            while (look(lane) == COMPS)
+                ;
+        }
     }
     pthread_mutex_unlock(&lane->lock);
 }

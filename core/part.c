@@ -136,6 +136,20 @@ static bool restarted(struct fy_segment *segment, const struct fy_doc *before)
     return changed;
 }
 
+/* No other attempt: the first one's failure is the cause, the search for the peer adds to it.
+ */
+static void give_up(struct fy_part *part)
+{
+    struct fy_view *view = part->view;
+    char text[600];
+
+    snprintf(text, sizeof(text), "%s; then %s",
+             atomic_load(&view->state) == FY_VIEW_BROKEN ? view->cause_text
+                                                         : ferry_strstatus(part->again),
+             ferry_error());
+    fail_all_again(part, false, part->again, text);
+}
+
 /* A worker's job: the next attempt of what failed with its peer. */
 static void try_again(void *arg)
 {
@@ -165,7 +179,7 @@ static void try_again(void *arg)
         if (status == FERRY_ENOENT)
             status = FERRY_OK;
         else if (status)
-            fail_all_again(part, false, part->again, ferry_error());
+            give_up(part);
     } else {
         fail_all_again(part, false, status, ferry_strstatus(status));
     }
@@ -218,6 +232,7 @@ void fy_part_ended(struct fy_part *part, uint32_t at, uint32_t n, ferry_status s
     struct fy_lane *lane = atomic_load_explicit(&part->lane, memory_order_relaxed);
     uint8_t carrier = lane ? (uint8_t)lane->id : FY_NO_LANE;
     int abort = atomic_load(&batch->abort);
+    ferry_status told = status;
 
     if (at >= part->n || n > part->n - at || n > part->n - part->ended) {
         FY_ERROR(&batch->engine->log, "transport %s completed elements that are not under way",
@@ -250,8 +265,11 @@ void fy_part_ended(struct fy_part *part, uint32_t at, uint32_t n, ferry_status s
         }
         if (ferry_status_scope(status) >= FERRY_SCOPE_PEER)
             fy_view_break(view, status, text);
-        if (abort && (status == FERRY_ECANCELED || abort == FERRY_ECANCELED))
-            status = abort;
+        if (abort && (status == FERRY_ECANCELED || abort == FERRY_ECANCELED)) {
+            ferry_status trouble = abort == FERRY_ETIMEDOUT ? fy_view_trouble(view) : FERRY_OK;
+
+            status = trouble ? trouble : abort;
+        }
         again = may_try_again(part, status);
         for (uint32_t i = at; i < at + n; i++) {
             uint64_t request = request_of(part, i);
@@ -268,8 +286,14 @@ void fy_part_ended(struct fy_part *part, uint32_t at, uint32_t n, ferry_status s
         }
     }
     part->ended += n;
-    if (part->ended == part->n)
+    if (part->ended == part->n) {
         part_over(part);
+    } else if (part->cancel_asked && part->ended == part->accepted) {
+        uint32_t rest = part->n - part->accepted;
+
+        part->accepted = part->n;
+        fy_part_ended(part, part->n - rest, rest, told ? told : FERRY_ECANCELED, false, text);
+    }
 }
 
 void fy_part_fail(struct fy_part *part, ferry_status status, const char *text)

@@ -12,6 +12,8 @@
 #include "util/clock.h"
 
 #define MORE_MS 1000
+#define SAY_WHY_NS                                                                             \
+    (80 * FY_NS_PER_MS) /* before a batch's end its connection's trouble is known */
 
 static const struct ferry_kvs no_attrs;
 
@@ -128,6 +130,14 @@ void fy_view_quiesce(struct fy_view *view)
     fy_progress_kick(view->segment->engine, true);
 }
 
+ferry_status fy_view_trouble(const struct fy_view *view)
+{
+    ferry_status status =
+        atomic_load(&view->state) == FY_VIEW_BROKEN ? view->cause : atomic_load(&view->trouble);
+
+    return ferry_status_scope(status) == FERRY_SCOPE_PEER ? status : FERRY_OK;
+}
+
 static void quiesce_job(void *arg)
 {
     fy_view_quiesce(arg);
@@ -154,10 +164,9 @@ void fy_view_break(struct fy_view *view, ferry_status cause, const char *text)
 }
 
 /* Attaches one lane after the other; work starts with the first. */
-static ferry_status attach(struct fy_view *view)
+static ferry_status attach(struct fy_view *view, uint32_t connect_ms)
 {
     struct fy_transport *transport = view->transport;
-    uint32_t connect_ms = view->segment->engine->connect_ms;
     ferry_status first = FERRY_EUNREACH;
 
     for (unsigned i = 0; i < transport->n_lanes; i++) {
@@ -201,6 +210,47 @@ static ferry_status attach(struct fy_view *view)
     return first;
 }
 
+/* When the first of those that wait has to know what is wrong, of those with time left. */
+static uint64_t first_deadline(struct fy_view *view, uint64_t now)
+{
+    uint64_t first = UINT64_MAX;
+
+    pthread_mutex_lock(&view->lock);
+    for (struct fy_part *part = view->waiting; part; part = part->next) {
+        uint64_t deadline_ns = part->batch->deadline_ns;
+
+        if (deadline_ns > now + 2 * SAY_WHY_NS && deadline_ns - SAY_WHY_NS < first)
+            first = deadline_ns - SAY_WHY_NS;
+    }
+    pthread_mutex_unlock(&view->lock);
+    return first;
+}
+
+/*
+ * An attempt ends before the first waiting batch does, because only its end tells whether the
+ * peer is stopped or cut off. Those with more time wait for the next one.
+ */
+static ferry_status attempts(struct fy_view *view)
+{
+    uint64_t now = fy_now_ns();
+    uint64_t end = now + view->segment->engine->connect_ms * FY_NS_PER_MS;
+    uint64_t until = first_deadline(view, now);
+    ferry_status status;
+
+    for (;;) {
+        if (until > end)
+            until = end;
+        status = attach(view, (uint32_t)((until - now) / FY_NS_PER_MS));
+        now = fy_now_ns();
+        if (!status || now + FY_NS_PER_MS < until || now + SAY_WHY_NS > end)
+            return status;
+        until = first_deadline(view, now);
+        if (until == UINT64_MAX)
+            return status;
+        atomic_store(&view->trouble, status);
+    }
+}
+
 static void connect_job(void *arg)
 {
     struct fy_view *view = arg;
@@ -208,7 +258,8 @@ static void connect_job(void *arg)
 
     pthread_mutex_lock(&view->control_lock);
     if (!view->closed)
-        status = attach(view);
+        status = attempts(view);
+    atomic_store(&view->trouble, FERRY_OK);
     pthread_mutex_unlock(&view->control_lock);
     if (status) {
         char text[256];
