@@ -19,6 +19,7 @@
 #define SPIN_US    50
 #define STRIPE_MIN (2u << 20)
 #define LEAVE_MS   2000 /* for taking our keys out of the store when closing */
+#define LOOKUP_MS  2000
 #define CONNECT_MS 5000
 #define BATCH_MS   30000
 #define STORE_MS   5000
@@ -111,6 +112,10 @@ static ferry_status take_name(struct ferry_engine *engine, int *fd_out)
         snprintf(engine->host, sizeof(engine->host), "%s", config->advertise);
     else if (!status && !engine->host[0])
         status = fy_name_own_host(config->ipv6, engine->host);
+    if (!status && !config->advertise && !fy_store_is_p2p(engine->store))
+        status =
+            fy_host_check(engine->host, config->metadata_server, fy_store_server(engine->store),
+                          fy_now_ns() + LOOKUP_MS * FY_NS_PER_MS);
     if (!status)
         status =
             fy_net_listen(config->bind, port, (uint16_t)config->min_port,

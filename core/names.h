@@ -23,6 +23,32 @@ ferry_status fy_name_join(const char *host, uint16_t port, char *out, size_t roo
  * nothing. `ipv6`: IPv6 first. */
 ferry_status fy_name_own_host(int ipv6, char *host_out);
 
+/* Who can reach an address of a node, from the worst to the best. */
+enum fy_reach {
+    FY_REACH_UNKNOWN,   /* the name is not known */
+    FY_REACH_LOOPBACK,  /* this machine alone; also the address that means every one */
+    FY_REACH_BRIDGE,    /* containers of this machine */
+    FY_REACH_HERE,      /* an address of ours */
+    FY_REACH_ELSEWHERE, /* not ours */
+};
+/* Names are looked up until the deadline at most. interface_out (may be NULL where room is 0):
+ * which of ours has it, else "". */
+enum fy_reach fy_host_reach(const char *host, uint64_t deadline_ns, char *interface_out,
+                            size_t room);
+/* Is one of the URL's hosts another machine's? */
+int fy_url_is_remote(const char *url, uint64_t deadline_ns);
+/* FERRY_EINVAL where `host` would be published at a `server` on another machine and nobody
+ * there could reach it; `shown`: the server without its password. */
+ferry_status fy_host_check(const char *host, const char *server, const char *shown,
+                           uint64_t deadline_ns);
+
+/* getaddrinfo for stream sockets, bounded; freeaddrinfo. FERRY_EUNREACH. */
+struct addrinfo;
+ferry_status fy_net_lookup(const char *host, uint16_t port, int flags, uint64_t deadline_ns,
+                           struct addrinfo **list_out);
+/* 0: it cannot be written. host_out: FY_HOST_MAX. */
+int fy_net_numeric(const struct sockaddr *addr, socklen_t len, char *host_out);
+
 /* A listening socket (close-on-exec, non-blocking, dual stack where `bind` is NULL or ""), on
  * `port`, or where it is 0 on a random port of [min, max]; [0, 0]: one of the system's choice.
  * *port_out: the port it got.

@@ -1,15 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Sockets by name: our own address, listening, connecting within a deadline. Knows nothing of
+ * Sockets by name: listening, connecting within a deadline. Knows nothing of
  * what is spoken over them.
  */
 #include "names.h"
 
 #include <arpa/inet.h>
 #include <errno.h>
-#include <ifaddrs.h>
 #include <limits.h>
-#include <net/if.h>
 #include <netdb.h>
 #include <netinet/in.h>
 #include <poll.h>
@@ -149,7 +147,7 @@ static ferry_status lookup_in_thread(const char *host, const char *service,
     return status;
 }
 
-static ferry_status lookup(const char *host, uint16_t port, int flags, uint64_t deadline_ns,
+ferry_status fy_net_lookup(const char *host, uint16_t port, int flags, uint64_t deadline_ns,
                            struct addrinfo **list_out)
 {
     struct addrinfo hints = {.ai_family = AF_UNSPEC,
@@ -167,9 +165,9 @@ static ferry_status lookup(const char *host, uint16_t port, int flags, uint64_t 
     return lookup_in_thread(host, service, &hints, deadline_ns, list_out);
 }
 
-/* ---- our own address ---- */
+/* ---- addresses ---- */
 
-static int numeric_host(const struct sockaddr *addr, socklen_t len, char *host_out)
+int fy_net_numeric(const struct sockaddr *addr, socklen_t len, char *host_out)
 {
     char host[FY_HOST_MAX];
 
@@ -177,99 +175,6 @@ static int numeric_host(const struct sockaddr *addr, socklen_t len, char *host_o
         return 0;
     memcpy(host_out, host, sizeof(host));
     return 1;
-}
-
-static int is_loopback_or_any(const struct sockaddr *addr)
-{
-    if (addr->sa_family == AF_INET) {
-        uint32_t v4 = ntohl(((const struct sockaddr_in *)(const void *)addr)->sin_addr.s_addr);
-
-        return v4 == INADDR_ANY || v4 >> 24 == IN_LOOPBACKNET;
-    }
-    const struct in6_addr *v6 = &((const struct sockaddr_in6 *)(const void *)addr)->sin6_addr;
-
-    return IN6_IS_ADDR_LOOPBACK(v6) || IN6_IS_ADDR_UNSPECIFIED(v6);
-}
-
-/* To connect a datagram socket sends nothing: it only chooses the route and with it the source.
- * The addresses are those reserved for documentation. */
-static int host_of_default_route(int family, char *host_out)
-{
-    struct sockaddr_in v4 = {.sin_family = AF_INET, .sin_port = htons(9)};
-    struct sockaddr_in6 v6 = {.sin6_family = AF_INET6, .sin6_port = htons(9)};
-    struct sockaddr_storage own = {0};
-    socklen_t len = sizeof(own);
-    int fd, found = 0;
-
-    inet_pton(AF_INET, "192.0.2.1", &v4.sin_addr);
-    inet_pton(AF_INET6, "2001:db8::1", &v6.sin6_addr);
-    fd = socket(family, SOCK_DGRAM | SOCK_CLOEXEC, 0);
-    if (fd < 0)
-        return 0;
-    if (connect(fd, family == AF_INET ? (struct sockaddr *)&v4 : (struct sockaddr *)&v6,
-                family == AF_INET ? sizeof(v4) : sizeof(v6)) == 0 &&
-        getsockname(fd, (struct sockaddr *)&own, &len) == 0 &&
-        !is_loopback_or_any((struct sockaddr *)&own))
-        found = numeric_host((struct sockaddr *)&own, len, host_out);
-    close(fd);
-    return found;
-}
-
-static int is_container_bridge(const char *interface)
-{
-    static const char *const prefixes[] = {"docker", "br-", "virbr", "veth", "cni", "podman"};
-
-    for (size_t i = 0; i < sizeof(prefixes) / sizeof(prefixes[0]); i++)
-        if (strncmp(interface, prefixes[i], strlen(prefixes[i])) == 0)
-            return 1;
-    return 0;
-}
-
-/* 0: of no use; the higher the better. */
-static int interface_rank(const struct ifaddrs *i, int ipv6)
-{
-    const unsigned wanted = IFF_UP | IFF_RUNNING;
-
-    if (!i->ifa_addr || (i->ifa_flags & wanted) != wanted || (i->ifa_flags & IFF_LOOPBACK) ||
-        is_container_bridge(i->ifa_name))
-        return 0;
-    if (i->ifa_addr->sa_family == AF_INET)
-        return is_loopback_or_any(i->ifa_addr) ? 0 : 3;
-    if (i->ifa_addr->sa_family != AF_INET6 || is_loopback_or_any(i->ifa_addr))
-        return 0;
-    if (IN6_IS_ADDR_LINKLOCAL(
-            &((const struct sockaddr_in6 *)(const void *)i->ifa_addr)->sin6_addr))
-        return 1;
-    return ipv6 ? 4 : 2;
-}
-
-static int host_of_an_interface(int ipv6, char *host_out)
-{
-    struct ifaddrs *list;
-    const struct ifaddrs *best = NULL;
-    int found = 0;
-
-    if (getifaddrs(&list))
-        return 0;
-    for (const struct ifaddrs *i = list; i; i = i->ifa_next)
-        if (interface_rank(i, ipv6) > (best ? interface_rank(best, ipv6) : 0))
-            best = i;
-    if (best)
-        found = numeric_host(best->ifa_addr,
-                             best->ifa_addr->sa_family == AF_INET ? sizeof(struct sockaddr_in)
-                                                                  : sizeof(struct sockaddr_in6),
-                             host_out);
-    freeifaddrs(list);
-    return found;
-}
-
-ferry_status fy_name_own_host(int ipv6, char *host_out)
-{
-    if (!host_of_default_route(ipv6 ? AF_INET6 : AF_INET, host_out) &&
-        !host_of_default_route(ipv6 ? AF_INET : AF_INET6, host_out) &&
-        !host_of_an_interface(ipv6, host_out))
-        snprintf(host_out, FY_HOST_MAX, "127.0.0.1");
-    return FERRY_OK;
 }
 
 /* ---- listening ---- */
@@ -417,7 +322,7 @@ ferry_status fy_net_listen(const char *bind, uint16_t port, uint16_t min, uint16
                        "than the second",
                        min, max);
     if (at.bind[0]) {
-        status = lookup(at.bind, 0, AI_PASSIVE, fy_now_ns() + 5 * FY_NS_PER_S, &at.all);
+        status = fy_net_lookup(at.bind, 0, AI_PASSIVE, fy_now_ns() + 5 * FY_NS_PER_S, &at.all);
         if (status)
             return fy_fail_in(FERRY_EINVAL, "the address to listen on: ");
     }
@@ -494,7 +399,7 @@ ferry_status fy_net_connect(const char *host, uint16_t port, uint64_t deadline_n
     uint64_t left = 0;
     int error = 0, all_late = 1, literal = 0;
 
-    status = lookup(host, port, 0, deadline_ns, &list);
+    status = fy_net_lookup(host, port, 0, deadline_ns, &list);
     if (status)
         return status;
     for (const struct addrinfo *a = list; a; a = a->ai_next)
@@ -512,7 +417,7 @@ ferry_status fy_net_connect(const char *host, uint16_t port, uint64_t deadline_n
             return FERRY_OK;
         }
         all_late &= error == ETIMEDOUT;
-        numeric_host(a->ai_addr, a->ai_addrlen, address);
+        fy_net_numeric(a->ai_addr, a->ai_addrlen, address);
         literal |= strcmp(address, host) == 0;
         fy_name_join(address, port, name, sizeof(name));
         n = snprintf(tried + used, sizeof(tried) - used, "%s%s: %s", used ? ", " : "", name,

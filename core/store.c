@@ -320,6 +320,11 @@ int fy_store_is_p2p(const struct fy_store *store)
 {
     return store->is_p2p;
 }
+const char *fy_store_server(const struct fy_store *store)
+{
+    return store->server;
+}
+
 /* ---- reading ------------------------------------------------------------------------------
  */
 

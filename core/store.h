@@ -23,6 +23,8 @@ void fy_store_close(struct fy_store *store);
 
 /* Is it the serverless one, where a name is the peer's control address? */
 int fy_store_is_p2p(const struct fy_store *store);
+/* As configured, without its password. */
+const char *fy_store_server(const struct fy_store *store);
 
 /*
  * rpc_meta first, then the document; FERRY_EEXIST where a living node owns the name. What is

@@ -8,8 +8,9 @@
 #include "names.h"
 #include "store.h"
 
-#define FY_MAX_DOCUMENT (128u << 20) /* bytes: what Mooncake's control channel can carry too   \
-                                      */
+#define FY_MAX_DOCUMENT                                                                        \
+    (128u << 20) /* bytes: what Mooncake's control channel can carry too                       \
+                  */
 
 /* What this node has published or wants to. */
 struct fy_own {

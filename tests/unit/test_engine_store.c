@@ -268,6 +268,25 @@ static void restarts_are_heard_of(void **state)
         url, "{\"advertise\":\"127.0.0.1\",\"metadata\":{\"refresh_ms\":1000}}", 5000));
 }
 
+/* The address is of those for documentation: nobody's, and so another machine's. */
+static void what_nobody_could_reach_is_not_published(void **state)
+{
+    struct ferry_options options = {.size = sizeof(options),
+                                    .name = "127.0.0.1:0",
+                                    .metadata_server =
+                                        "http://u:secret@192.0.2.177:9/metadata"};
+    struct ferry_engine *engine;
+
+    assert_int_equal(ferry_engine_open(&options, &engine), FERRY_EINVAL);
+    assert_non_null(strstr(ferry_error(), "127.0.0.1, a loopback address"));
+    assert_non_null(strstr(ferry_error(), "ferry.advertise"));
+    assert_null(strstr(ferry_error(), "secret"));
+    options.name = "localhost:0";
+    assert_int_equal(ferry_engine_open(&options, &engine), FERRY_EINVAL);
+    options.config_json = "{\"advertise\":\"127.0.0.1\",\"http\":{\"connect_timeout_ms\":100}}";
+    assert_int_equal(ferry_engine_open(&options, &engine), FERRY_EUNREACH);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -279,6 +298,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(what_the_server_refuses_is_not_registered, setup,
                                         teardown),
         cmocka_unit_test_setup_teardown(restarts_are_heard_of, setup, teardown),
+        cmocka_unit_test(what_nobody_could_reach_is_not_published),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -7,10 +7,12 @@
 #include <arpa/inet.h>
 #include <fcntl.h>
 #include <netinet/in.h>
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/wait.h>
 #include <unistd.h>
 #include <cmocka.h>
 
@@ -279,9 +281,87 @@ static void no_answer_ends_at_the_deadline(void **state)
     close(fd);
 }
 
+static enum fy_reach reach(const char *host)
+{
+    char interface[64];
+
+    return fy_host_reach(host, fy_now_ns() + FY_NS_PER_S, interface, sizeof(interface));
+}
+
+static void addresses_reach_whom_they_do(void **state)
+{
+    assert_int_equal(reach("127.0.0.1"), FY_REACH_LOOPBACK);
+    assert_int_equal(reach("127.9.9.9"), FY_REACH_LOOPBACK);
+    assert_int_equal(reach("::1"), FY_REACH_LOOPBACK);
+    assert_int_equal(reach("0.0.0.0"), FY_REACH_LOOPBACK);
+    assert_int_equal(reach("localhost"), FY_REACH_LOOPBACK);
+    assert_int_equal(reach("192.0.2.177"), FY_REACH_ELSEWHERE);
+    assert_int_equal(reach("2001:db8::77"), FY_REACH_ELSEWHERE);
+}
+
+static void urls_are_of_this_machine_or_another(void **state)
+{
+    static const struct {
+        const char *url;
+        int remote;
+    } cases[] = {{"http://127.0.0.1:8080/metadata", 0},
+                 {"etcd://localhost:2379", 0},
+                 {"etcd://127.0.0.1:2379,192.0.2.177:2379", 1},
+                 {"etcd://192.0.2.177:2379;127.0.0.1:2379", 1},
+                 {"redis://user:p@ss@192.0.2.177:6379", 1},
+                 {"redis://192.0.2.177@127.0.0.1:6379", 0},
+                 {"http://[::1]:8080/metadata", 0},
+                 {"http://[2001:db8::77]:8080/metadata", 1},
+                 {"http://192.0.2.177/metadata", 1},
+                 {"memory://here", 0},
+                 {"http://", 0},
+                 {"no url", 0}};
+
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++)
+        if (fy_url_is_remote(cases[i].url, fy_now_ns() + FY_NS_PER_S) != cases[i].remote)
+            fail_msg("%s", cases[i].url);
+}
+
+/* In a network namespace of its own, with an interface that is called as those of container
+ * engines are. Skipped without the right to make one. */
+static void a_bridges_address_is_known(void **state)
+{
+    pid_t child = fork();
+    int status;
+
+    assert_true(child >= 0);
+    if (!child) {
+        if (unshare(CLONE_NEWNET) ||
+            system("ip link add br-fy type veth peer name fy0 2>/dev/null && "
+                   "ip addr add 203.0.113.5/24 dev br-fy && ip link set br-fy up && "
+                   "ip addr add 203.0.113.9/32 dev fy0 && ip link set fy0 up"))
+            _exit(77);
+        if (reach("203.0.113.5") != FY_REACH_BRIDGE || reach("203.0.113.9") != FY_REACH_HERE)
+            _exit(1);
+        if (fy_host_check("203.0.113.5", "etcd://203.0.113.77:2379", "shown",
+                          fy_now_ns() + FY_NS_PER_S) != FERRY_EINVAL ||
+            !strstr(ferry_error(), "container bridge br-fy"))
+            _exit(2);
+        if (fy_host_check("203.0.113.5", "etcd://127.0.0.1:2379", "shown",
+                          fy_now_ns() + FY_NS_PER_S) ||
+            fy_host_check("203.0.113.9", "etcd://203.0.113.77:2379", "shown",
+                          fy_now_ns() + FY_NS_PER_S))
+            _exit(3);
+        _exit(0);
+    }
+    assert_int_equal(waitpid(child, &status, 0), child);
+    assert_true(WIFEXITED(status));
+    if (WEXITSTATUS(status) == 77)
+        skip();
+    assert_int_equal(WEXITSTATUS(status), 0);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(addresses_reach_whom_they_do),
+        cmocka_unit_test(urls_are_of_this_machine_or_another),
+        cmocka_unit_test(a_bridges_address_is_known),
         cmocka_unit_test(splits_as_mooncake_does),
         cmocka_unit_test(refuses_what_is_no_name),
         cmocka_unit_test(joins_with_brackets_round_ipv6),
