@@ -276,7 +276,8 @@ static void tx_error(struct conn *c, int err, uint64_t now)
     }
     c->tx = NULL;
     c->tx_blocked = false;
-    conn_rx(c, now);
+    if (err == EPIPE || err == ECONNRESET)
+        conn_rx(c, now);
     if (c->fd >= 0)
         socket_error(c, err);
 }
