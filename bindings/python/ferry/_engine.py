@@ -10,6 +10,7 @@ import sys
 import threading
 import warnings
 import weakref
+from numbers import Integral
 from typing import (Any, Awaitable, Callable, Dict, Generator, Iterable, List, Mapping, NamedTuple, Optional, Sequence,
                     Tuple, Union)
 
@@ -98,10 +99,10 @@ class Notification(NamedTuple):
 
 
 def _local(obj: Any, nbytes: Optional[int], op: int) -> Tuple[int, int]:
-    if isinstance(obj, int):
+    if isinstance(obj, Integral):  # NumPy's among them, which are buffers too
         if nbytes is None:
             raise InvalidArgument("an address needs a length")
-        return obj, nbytes
+        return int(obj), nbytes
     addr, has, readonly, pin = range_of(obj)
     if nbytes is not None and nbytes > has:
         raise InvalidArgument(f"{nbytes} bytes of a buffer of {has}")
@@ -113,8 +114,8 @@ def _local(obj: Any, nbytes: Optional[int], op: int) -> Tuple[int, int]:
 
 def _locals(objs: Any, op: int) -> Any:
     """Addresses of many local ends, as they are where they are integers already."""
-    if isinstance(objs, (list, tuple)) and objs and not isinstance(objs[0], int):
-        return [obj if isinstance(obj, int) else _local(obj, None, op)[0] for obj in objs]
+    if isinstance(objs, (list, tuple)) and objs and not isinstance(objs[0], Integral):
+        return [obj if isinstance(obj, Integral) else _local(obj, None, op)[0] for obj in objs]
     if isinstance(objs, (Memory, bytearray)) or callable(getattr(objs, "data_ptr", None)):
         return _local(objs, None, op)[0]
     return objs
@@ -406,10 +407,10 @@ class Engine:
             nbytes = None
             if isinstance(obj, tuple):
                 obj, nbytes = obj
-            if isinstance(obj, int):
+            if isinstance(obj, Integral):
                 if nbytes is None:
                     raise InvalidArgument("an address needs a length")
-                made.append(Memory(self, obj, nbytes, access, location, None, None))
+                made.append(Memory(self, int(obj), nbytes, access, location, None, None))
                 continue
             addr, has, readonly, pin = range_of(obj)
             if nbytes is not None and nbytes > has:
@@ -469,7 +470,7 @@ class Engine:
 
     @staticmethod
     def _ends(op: int, local: Any, remote: Numbers, nbytes: Optional[Numbers]) -> Tuple[Any, Any, Any]:
-        if isinstance(remote, int) and (nbytes is None or isinstance(nbytes, int)):
+        if isinstance(remote, Integral) and (nbytes is None or isinstance(nbytes, Integral)):
             addr, length = _local(local, nbytes, op)
             return addr, remote, length
         if nbytes is None:
