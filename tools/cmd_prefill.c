@@ -87,10 +87,10 @@ static const struct trace_request *take_next(struct prefill *p, struct handover 
     pthread_mutex_lock(&p->order);
     if (p->next < p->trace.n) {
         request = &p->trace.requests[p->next];
-        h->request = p->next++;
         h->n = scale_blocks(&p->scale, request);
         scale_keys(&p->scale, request, h->keys);
         pthread_mutex_lock(&p->job.lock);
+        h->request = p->next++;
         while (!got && !atomic_load(&p->job.stopped)) {
             uint64_t speed = p->options->speed, now = out_now_ns();
             uint64_t due = speed ? p->started_ns + request->at_ms * 1000000 / speed : 0;
