@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The core over the reference transport, in one process. */
+/* The core over one transport (the argument; loop without), in one process. */
 #include "engine_pair.h"
 
 #include <poll.h>
@@ -7,9 +7,11 @@
 
 #include "engine.h"
 
+static const char *protocol = "loop";
+
 static void set_up(struct pair *pair)
 {
-    pair_open(pair, "loop", NULL);
+    pair_open(pair, protocol, NULL);
 }
 
 static void fill(char *at, size_t len, unsigned seed)
@@ -102,7 +104,7 @@ static void reads_and_writes_mixed(void **state)
         assert_memory_equal(requests[i].local, (void *)(uintptr_t)requests[i].remote, SIZE);
         assert_ok(ferry_batch_request(pair.a, batch, i, &one));
         assert_int_equal(one.status, FERRY_OK);
-        assert_string_equal(one.transport, "loop");
+        assert_string_equal(one.transport, protocol);
         assert_true(one.rail[0] != '\0');
     }
     assert_int_equal(ferry_batch_request(pair.a, batch, N, &one), FERRY_EINVAL);
@@ -343,7 +345,7 @@ static void a_name_that_is_not_there(void **state)
     pair_close(&pair);
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(writes_and_reads),
@@ -358,5 +360,7 @@ int main(void)
         cmocka_unit_test(a_name_that_is_not_there),
     };
 
+    if (argc > 1)
+        protocol = argv[1];
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -14,6 +14,8 @@
 
 enum { THREADS = 4, SLOT = 64 << 10, RESTARTS = 8 };
 
+static const char *protocol = "loop";
+
 struct shared {
     struct ferry_engine *a;
     ferry_segment peer;
@@ -99,7 +101,7 @@ static struct ferry_engine *open_peer(struct shared *shared, const char *name)
 {
     struct ferry_options options = {.size = sizeof(options),
                                     .name = name,
-                                    .protocol = "loop",
+                                    .protocol = protocol,
                                     .log = pair_log,
                                     .log_arg = (void *)(uintptr_t) "b"};
     struct ferry_buffer buffer = {.addr = shared->theirs,
@@ -123,7 +125,7 @@ static void all_at_once_while_the_peer_restarts(void **state)
 
     shared.theirs =
         mmap(NULL, THREADS * SLOT, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    shared.a = pair_engine("a", "loop", NULL);
+    shared.a = pair_engine("a", protocol, NULL);
     assert_ok(ferry_memory_alloc(shared.a, THREADS * SLOT, 0, (void **)&shared.ours));
     b = open_peer(&shared, "127.0.0.1");
     snprintf(name, sizeof(name), "%s", ferry_engine_name(b));
@@ -155,11 +157,13 @@ static void all_at_once_while_the_peer_restarts(void **state)
     munmap(shared.theirs, THREADS * SLOT);
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(all_at_once_while_the_peer_restarts),
     };
 
+    if (argc > 1)
+        protocol = argv[1];
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

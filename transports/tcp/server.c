@@ -55,9 +55,10 @@ struct tcp_server {
     int listen_fd;
     uint16_t port;
     uint32_t n_threads, next_thread;
-    pthread_mutex_t start_lock; /* guards the two below */
+    pthread_mutex_t start_lock; /* guards those below */
     pthread_cond_t started;
     uint32_t n_started;
+    bool go;
     ferry_status start_status;
     struct tcp_thread threads[];
 };
@@ -123,7 +124,9 @@ static void conn_end(struct tcp_thread *th, struct server_conn *c, bool reset)
     if (reset)
         tcp_reset(c->source.fd);
     else
-        close(c->source.fd);
+        /* A ring's poll may hold the file a moment longer than the descriptor. */
+        shutdown(c->source.fd, SHUT_RDWR);
+    close(c->source.fd);
     free(c);
 }
 
@@ -408,7 +411,10 @@ static void *thread_main(void *arg)
     server->n_started++;
     if (status != FERRY_OK)
         server->start_status = status;
-    pthread_cond_signal(&server->started);
+    pthread_cond_broadcast(&server->started);
+    /* Peers may connect already: nobody serves them before all threads are counted. */
+    while (!server->go)
+        pthread_cond_wait(&server->started, &server->start_lock);
     pthread_mutex_unlock(&server->start_lock);
     if (status == FERRY_OK)
         loop(th);
@@ -474,6 +480,8 @@ ferry_status tcp_server_open(struct ferry_tp *tp, struct tcp_server **server_out
         pthread_cond_wait(&server->started, &server->start_lock);
     if (status == FERRY_OK)
         status = server->start_status;
+    server->go = true;
+    pthread_cond_broadcast(&server->started);
     pthread_mutex_unlock(&server->start_lock);
     if (status != FERRY_OK) {
         tcp_server_close(server);
@@ -507,6 +515,7 @@ void tcp_server_close(struct tcp_server *server)
         free(th->inbox);
         close(th->wake.fd);
     }
+    shutdown(server->listen_fd, SHUT_RDWR); /* the port is free now, whoever holds the file */
     close(server->listen_fd);
     pthread_cond_destroy(&server->started);
     pthread_mutex_destroy(&server->start_lock);
