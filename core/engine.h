@@ -165,6 +165,7 @@ struct fy_part {
     uint8_t attempt;
     bool pending; /* in lane->pending */
     bool cancel_asked;
+    bool meant; /* for this incarnation alone: the connection to it stood */
 };
 
 struct fy_batch {
@@ -375,6 +376,11 @@ void fy_view_connect(struct fy_view *view); /* starts it if nobody has; does not
 /* No part gets in any more; closes the peer in the background, which ends those under way. Any
  * lock may be held. */
 void fy_view_break(struct fy_view *view, ferry_status cause, const char *text);
+/* Connected: the peer is the incarnation that the document tells of. */
+static inline bool fy_view_stands(const struct fy_view *view)
+{
+    return atomic_load_explicit(&view->state, memory_order_acquire) == FY_VIEW_READY;
+}
 /* What is known to be wrong with the peer, for requests whose time is over; 0 = nothing. */
 ferry_status fy_view_trouble(const struct fy_view *view);
 /* Blocks until nothing of a broken view can move any more. */

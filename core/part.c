@@ -117,6 +117,7 @@ static ferry_status refit(struct fy_part *old, struct fy_view *view, struct fy_p
         fy_set_result(batch, index[i], FY_UNDER_WAY);
     part->batch = batch;
     part->view = view;
+    part->meant = fy_view_stands(view);
     part->v = old->v;
     part->index = index;
     part->n = left;
@@ -172,7 +173,7 @@ static void try_again(void *arg)
                                      restarted(segment, before) ? NULL : part->view->transport,
                                      &view);
         if (!status && strcmp(view->doc->epoch, before->epoch))
-            fail_all_again(part, true, FERRY_ESTALE,
+            fail_all_again(part, !part->meant, FERRY_ESTALE,
                            "the peer restarted while it was under way");
         if (!status)
             status = refit(part, view, &fresh);

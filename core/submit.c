@@ -254,6 +254,7 @@ static void cut(struct fy_batch *batch, struct group *group, uint32_t start, uns
         memset(part, 0, sizeof(*part));
         part->batch = batch;
         part->view = fy_view_ref(group->view);
+        part->meant = fy_view_stands(group->view);
         part->v = batch->v + at;
         part->first = at;
         part->index = batch->permuted ? batch->index + at : NULL;
