@@ -498,7 +498,7 @@ static void do_next(struct command *c)
     put_string(c->out, "name", got->name);
     put_number(c->out, "size", got->len);
     put_number(c->out, "ends_with", ((const unsigned char *)got->data)[got->len]);
-    if (got->len < 256)
+    if (got->len < 256 && !text(c, "content"))
         put_string(c->out, "message", got->data);
     if (text(c, "content"))
         put_number(c->out, "content", differs(got->data, got->len, number(c, "content", 0)));

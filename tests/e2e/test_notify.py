@@ -1,0 +1,80 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: Apache-2.0
+"""Notifications: after the data and not before, once, whole; and how an engine is closed."""
+
+import time
+
+from ferry_e2e import check, main, wait_until
+from ferry_node import BASE, EAGAIN, ENOENT, EUNREACH, ETIMEDOUT, KIB, MIB, OK, Node, elapsed_ms, pair
+
+
+def after_the_data(lab):
+    a, b = pair(lab, 32 * MIB)
+    for round in range(50):
+        a("fill", at=BASE, len=MIB, seed=round)
+        size = (MIB, 64 * KIB, 8)[round % 3]
+        checked = b.start("next", check=BASE + 8 * MIB, len=size, seed=round)
+        batch = a.submit(b, "write", size, remote=BASE + 8 * MIB, notify=f"round{round}", message="done")
+        got = checked.result(10)
+        check(got["status"] == OK and got["same"] == size, "seen before its data:", got)
+        check((got["name"], got["message"], got["from"]) == (f"round{round}", "done", a.engine_name), got)
+        check(a("wait", batch=batch)["done"] == 1, "the batch")
+        a("free", batch=batch)
+    check(b.ask("next", timeout=200)["status"] == EAGAIN, "one came twice")
+    # A batch that fails notifies nobody.
+    b.process.pause()
+    batch = a.submit(b, "write", 8, timeout=200, notify="failed", message="x")
+    check(a("wait", batch=batch)["failed"] == 1, "a WRITE to a stopped peer")
+    b.process.resume()
+    check(b.ask("next", timeout=500)["status"] == EAGAIN, "told of a batch that failed")
+
+
+def whole(lab):
+    """Bytes of all values, up to 1 MiB, none cut."""
+    a, b = pair(lab, MIB)
+    for seed, size in enumerate((0, 1, 255, 4095, 4096, 65537, MIB)):
+        a("notify", segment=a.segment(b), name="bytes", size=size, seed=seed)
+        got = b("next", content=seed)
+        check(got["size"] == size and got["content"] == size and got["ends_with"] == 0, got)
+
+
+def once(lab):
+    a, b = pair(lab, MIB)
+    senders = [a.start("notify", segment=a.segment(b), name=f"n{i}", message="x", n=500) for i in range(4)]
+    got = b.start("drain", timeout=1500)
+    for sender in senders:
+        check(sender.result(30)["status"] == OK, sender.value)
+    check(got.result(30)["n"] == 2000, "sent 2000, got", got.value["n"])
+    b.process.kill()
+    reply = a.ask("notify", segment=a.segment(b), name="n", message="x", timeout=500)
+    check(reply["status"] in (EUNREACH, ETIMEDOUT) and reply["ms"] < 1000, "told a dead peer:", reply)
+
+
+def closed_under_load(lab):
+    """Batches under way are cancelled, the peer lives on, the name is gone, and nothing hangs."""
+    a, b = pair(lab, 32 * MIB)
+    for timeout in (0, 500):
+        for op in ("write", "read"):
+            a.submit(b, op, MIB, n=3000, wrap=32, timeout=20000)
+        took = a("close", timeout=timeout)["ms"]
+        print(f"  close with {timeout} ms took {took:.0f} ms")
+        check(took <= timeout + 1000, f"close took {took:.0f} ms")
+        check(b.ask("segment", name=a.engine_name, timeout=1000)["status"] in (EUNREACH, ENOENT), "still published")
+        a.segments.clear()
+        a.open()
+        a("register", at=BASE, len=32 * MIB)
+        check(a.transfer(b, "write", MIB)["status"] == OK, "not open again")
+    # With the peer stopped.
+    b.process.pause()
+    a.submit(b, "write", MIB, n=32, timeout=20000)
+    took = a("close", timeout=100)["ms"]
+    check(took <= 1100, f"close took {took:.0f} ms")
+    b.process.resume()
+    b("close")
+    for node in (a, b):
+        node.link.shutdown(1)
+        node.process.expect_exit(0, 20)  # the sanitizers' word comes with the exit status
+
+
+if __name__ == "__main__":
+    main(after_the_data, whole, once, closed_under_load)
