@@ -40,6 +40,7 @@ struct fc_options {
     const char *plugin;      /* path of the .so */
     struct ferry_kvs config; /* what open() is given; core.bind and core.host = 127.0.0.1 are
                               * put before it, as the core gives them to every transport */
+    struct ferry_kvs target; /* at the target, in place of these keys of `config` */
     const bool *only;        /* by number, fc_point_limit() long; NULL = all */
     uint64_t seed;
     enum fc_processes processes;

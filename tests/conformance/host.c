@@ -203,7 +203,8 @@ static ferry_status host_peer_call(const struct ferry_host *host, const char *pe
     }
     for (unsigned i = ctx->n_targets; i-- > 0;) {
         struct fc_target *t = &ctx->target[i];
-        if (strcmp(peer_name, t->node->name) != 0 || (ctx->two ? !t->pid : !t->node->tp))
+        if (strcmp(peer_name, t->node->name) != 0 ||
+            (ctx->two ? !t->back_running : !t->node->tp))
             continue;
         if (!ctx->two)
             return ctx->ops.on_call(t->node->tp, node->name, req, req_len, reply);

@@ -14,8 +14,9 @@ static void usage(FILE *to)
 {
     fputs("usage: transport_conformance PLUGIN.so [--config KEY=VALUE]... [--only N,...]\n"
           "           [--seed N] [--processes auto|one|two] [--limit SECONDS] [--wait MS]\n"
-          "           [--list] [--verbose]\n"
+          "           [--target KEY=VALUE]... [--list] [--verbose]\n"
           "\n"
+          "--target is --config for the target alone, in place of the same keys.\n"
           "--limit is a point's, --wait what an element may take to end.\n"
           "Runs the conformance points against a transport plugin. Exit status: 0 all passed,\n"
           "1 some failed, 2 usage, 77 the plugin's probe says that this machine is not fit.\n",
@@ -63,6 +64,18 @@ static void list_points(void)
     }
 }
 
+static bool add_key(struct ferry_kvs *kvs, struct ferry_kv *v, char *key, char *equals)
+{
+    if (!equals || kvs->n == MAX_KEYS)
+        return false;
+    *equals = '\0';
+    v[kvs->n++] = (struct ferry_kv){.key = key,
+                                    .val = equals + 1,
+                                    .val_len = (uint32_t)strlen(equals + 1),
+                                    .flags = FERRY_KV_TEXT};
+    return true;
+}
+
 int main(int argc, char **argv)
 {
     static const struct option options[] = {{"config", required_argument, NULL, 'c'},
@@ -71,27 +84,27 @@ int main(int argc, char **argv)
                                             {"list", no_argument, NULL, 'l'},
                                             {"processes", required_argument, NULL, 'p'},
                                             {"verbose", no_argument, NULL, 'v'},
+                                            {"target", required_argument, NULL, 't'},
                                             {"limit", required_argument, NULL, 'L'},
                                             {"wait", required_argument, NULL, 'w'},
                                             {"help", no_argument, NULL, 'h'},
                                             {NULL, 0, NULL, 0}};
-    struct ferry_kv config[MAX_KEYS];
+    struct ferry_kv config[MAX_KEYS], target[MAX_KEYS];
     bool *only = calloc((size_t)fc_point_limit(), sizeof(*only));
-    struct fc_options opt = {.seed = 1, .config.v = config, .report = report};
+    struct fc_options opt = {
+        .seed = 1, .config.v = config, .target.v = target, .report = report};
     int c;
     while ((c = getopt_long(argc, argv, "h", options, NULL)) != -1) {
-        char *equals = c == 'c' ? strchr(optarg, '=') : NULL;
+        char *equals = c == 'c' || c == 't' ? strchr(optarg, '=') : NULL;
         switch (c) {
         case 'c':
-            if (!equals || opt.config.n == MAX_KEYS) {
-                fprintf(stderr, "--config wants KEY=VALUE, at most %d times\n", MAX_KEYS);
+        case 't':
+            if (!add_key(c == 'c' ? &opt.config : &opt.target, c == 'c' ? config : target,
+                         optarg, equals)) {
+                fprintf(stderr, "--config and --target want KEY=VALUE, at most %d times\n",
+                        MAX_KEYS);
                 return 2;
             }
-            *equals = '\0';
-            config[opt.config.n++] = (struct ferry_kv){.key = optarg,
-                                                       .val = equals + 1,
-                                                       .val_len = (uint32_t)strlen(equals + 1),
-                                                       .flags = FERRY_KV_TEXT};
             break;
         case 'o':
             if (!parse_only(optarg, only)) {

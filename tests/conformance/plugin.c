@@ -113,7 +113,8 @@ void fc_open(struct fc_ctx *ctx, struct fc_node *node)
         fc_skip(ctx, "probe: FERRY_EDEVICE");
     FC_CHECK(ctx, status == FERRY_OK || status == FERRY_ENOTSUP,
              "probe to return FERRY_OK or FERRY_EDEVICE", "%s", fc_status(status));
-    FC_OK(ctx, open, &node->host, &ctx->opt->config, &node->tp);
+    FC_OK(ctx, open, &node->host, node->is_target ? &ctx->opt->target : &ctx->opt->config,
+          &node->tp);
     ctx->caps = (struct ferry_tp_caps){.size = sizeof(ctx->caps)};
     FC_OK(ctx, query, node->tp, &ctx->caps);
     FC_CHECK(ctx, ctx->caps.size >= CAPS_SIZE_1_0, "query to fill all caps of ABI 1.0",

@@ -255,10 +255,12 @@ static bool has_key(const struct ferry_kvs *kvs, const char *key)
 bool fc_run(const struct fc_options *given, struct fc_summary *summary_out)
 {
     struct fc_options with_core = *given, *options = &with_core;
-    struct ferry_kv *config = calloc(given->config.n + 2, sizeof(*config));
-    size_t n = 0;
+    struct ferry_kv *config =
+        calloc(2 * given->config.n + given->target.n + 4, sizeof(*config));
+    size_t n = 0, n_target = 0;
     if (!config)
         return false;
+    struct ferry_kv *target = config + given->config.n + 2;
     for (unsigned i = 0; i < 2; i++) {
         const char *key = i ? "core.host" : "core.bind";
         if (!has_key(&given->config, key))
@@ -268,6 +270,12 @@ bool fc_run(const struct fc_options *given, struct fc_summary *summary_out)
     for (size_t i = 0; i < given->config.n; i++)
         config[n++] = given->config.v[i];
     options->config = (struct ferry_kvs){.v = config, .n = n};
+    for (size_t i = 0; i < n; i++)
+        if (!has_key(&given->target, config[i].key))
+            target[n_target++] = config[i];
+    for (size_t i = 0; i < given->target.n; i++)
+        target[n_target++] = given->target.v[i];
+    options->target = (struct ferry_kvs){.v = target, .n = n_target};
     struct fc_outcome outcome;
     memset(summary_out, 0, sizeof(*summary_out));
     struct fc_shared *shared =

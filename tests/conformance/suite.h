@@ -102,9 +102,9 @@ struct fc_target {
     int ctl;   /* commands to it */
     int back;  /* its plugin's questions to ours */
     pthread_t back_thread;
-    bool back_running;
-    bool stopped;         /* by SIGSTOP */
-    struct fc_node *node; /* where it lives here, or inside its process */
+    atomic_bool back_running; /* open, in a process of its own */
+    bool stopped;             /* by SIGSTOP */
+    struct fc_node *node;     /* where it lives here, or inside its process */
     struct fc_kvs attrs;
     uint8_t *view;  /* the arena as the checks see it */
     uint8_t *arena; /* the arena where the target has it; not mapped here if ctx->two */
