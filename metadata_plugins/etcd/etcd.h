@@ -74,6 +74,9 @@ ferry_status etcd_stream(struct ferry_store *store, const char *path, const char
                          char *why, size_t room);
 
 uint64_t etcd_deadline(const struct ferry_store *store, uint32_t timeout_ms);
+
+/* ---- json.c ---- */
+
 /* Numbers of 64 bits are strings in the gateway's JSON; absent = 0. */
 uint64_t etcd_u64(const struct cJSON *object, const char *member);
 uint64_t etcd_revision(const struct cJSON *reply); /* of its header */
@@ -101,6 +104,22 @@ void etcd_lease_leave(struct ferry_store *store);
 void etcd_lease_forget(struct ferry_store *store, const char *key);
 int etcd_lease_has(struct ferry_store *store, const char *key);
 void etcd_lease_close(struct ferry_store *store);
+
+/* ---- events.c ---- */
+
+struct etcd_events {
+    void (*cb)(void *arg, const struct ferry_store_event *event);
+    void *arg;
+    uint64_t next_rev; /* first revision not yet told; 0 = from now on, and say RESYNC */
+    int again;         /* end this stream and make another from next_rev */
+    int alive;         /* the server has said something */
+    char *line;        /* what has come of the next message; free() */
+    size_t len, cap;
+};
+
+/* A piece of the stream, from an untrusted server. Other than 0: no more of it. */
+int etcd_events_take(struct etcd_events *events, const char *data, size_t len);
+void etcd_events_resync(struct etcd_events *events);
 
 /* ---- watch.c ---- */
 

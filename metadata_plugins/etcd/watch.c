@@ -7,102 +7,24 @@
 #include <cjson/cJSON.h>
 #include <stdio.h>
 
-#include "../common/base64.h"
 #include "../common/plug.h"
 #include "etcd.h"
 
 #define STREAM_MS    60000u /* then it is made again: a connection that died is noticed */
 #define RETRY_MIN_MS 100u
 #define RETRY_MAX_MS 2000u
-#define MAX_LINE     (512u << 20) /* bytes */
 
 struct etcd_watch {
     struct etcd_watch *next;
     struct ferry_store *store;
     uint64_t id;
     char *range;
-    void (*cb)(void *arg, const struct ferry_store_event *event);
-    void *arg;
     struct fm_http_stop *stop_request;
     pthread_t thread;
     int stop; /* guarded by the store's lock */
 
-    /* The thread's own. */
-    uint64_t next_rev; /* first revision not yet told; 0 = from now on, and say RESYNC */
-    int again;         /* end this request and make another */
-    int alive;         /* this request brought something */
-    char *line;        /* what has come of the next message */
-    size_t len, cap;
+    struct etcd_events events; /* the thread's own */
 };
-
-static void tell_resync(struct etcd_watch *watch)
-{
-    struct ferry_store_event event = {.size = sizeof(event), .type = FERRY_STORE_RESYNC};
-
-    watch->cb(watch->arg, &event);
-}
-
-static void tell(struct etcd_watch *watch, const cJSON *item)
-{
-    const cJSON *kv = cJSON_GetObjectItemCaseSensitive(item, "kv");
-    const cJSON *type = cJSON_GetObjectItemCaseSensitive(item, "type");
-    const cJSON *key64 = cJSON_GetObjectItemCaseSensitive(kv, "key");
-    const cJSON *val64 = cJSON_GetObjectItemCaseSensitive(kv, "value");
-    int gone = cJSON_IsString(type) && !strcmp(type->valuestring, "DELETE");
-    struct ferry_store_event event = {.size = sizeof(event),
-                                      .type = gone ? FERRY_STORE_DELETED : FERRY_STORE_PUT,
-                                      .rev = etcd_u64(kv, "mod_revision")};
-    size_t key_len = 0;
-    char *key, *val;
-
-    if (event.rev < watch->next_rev)
-        return;
-    key = fm_base64_decode(cJSON_IsString(key64) ? key64->valuestring : "", &key_len);
-    val = fm_base64_decode(cJSON_IsString(val64) ? val64->valuestring : "", &event.val_len);
-    if (key && val) {
-        event.key = key;
-        event.val = gone ? NULL : val;
-        watch->cb(watch->arg, &event);
-    } else {
-        tell_resync(watch);
-    }
-    free(key);
-    free(val);
-}
-
-/* One message of the stream. */
-static void take(struct etcd_watch *watch, const char *line, size_t len)
-{
-    cJSON *json = cJSON_ParseWithLength(line, len);
-    const cJSON *result = cJSON_GetObjectItemCaseSensitive(json, "result"), *item;
-    uint64_t rev = etcd_revision(result);
-
-    if (!cJSON_IsObject(result)) { /* "error" */
-        watch->again = 1;
-    } else if (cJSON_IsTrue(cJSON_GetObjectItemCaseSensitive(result, "canceled"))) {
-        uint64_t compacted = etcd_u64(result, "compact_revision");
-
-        watch->again = 1;
-        if (compacted) {
-            watch->next_rev = compacted;
-            tell_resync(watch);
-        }
-    } else if (cJSON_IsTrue(cJSON_GetObjectItemCaseSensitive(result, "created"))) {
-        watch->alive = 1;
-        if (!watch->next_rev || rev + 1 < watch->next_rev) { /* another history than ours */
-            watch->again = watch->next_rev != 0;
-            watch->next_rev = rev + 1;
-            tell_resync(watch);
-        }
-    } else {
-        watch->alive = 1;
-        cJSON_ArrayForEach(item, cJSON_GetObjectItemCaseSensitive(result, "events"))
-            tell(watch, item);
-        if (rev >= watch->next_rev)
-            watch->next_rev = rev + 1;
-    }
-    cJSON_Delete(json);
-}
 
 static int stopping(struct etcd_watch *watch)
 {
@@ -118,34 +40,7 @@ static int on_piece(void *arg, const char *data, size_t len)
 {
     struct etcd_watch *watch = arg;
 
-    while (len && !watch->again) {
-        const char *end = memchr(data, '\n', len);
-        size_t n = end ? (size_t)(end - data) : len;
-
-        if (n > MAX_LINE - watch->len)
-            return 1;
-        if (watch->cap - watch->len <= n) {
-            size_t cap = (watch->len + n + 1) * 2;
-            char *grown = realloc(watch->line, cap);
-
-            if (!grown)
-                return 1;
-            watch->line = grown;
-            watch->cap = cap;
-        }
-        memcpy(watch->line + watch->len, data, n);
-        watch->len += n;
-        if (!end)
-            break;
-        if (watch->len)
-            take(watch, watch->line, watch->len);
-        watch->len = 0;
-        data = end + 1;
-        len -= n + 1;
-        if (stopping(watch))
-            return 1;
-    }
-    return watch->again;
+    return etcd_events_take(&watch->events, data, len) || stopping(watch);
 }
 
 static char *request_of(const struct etcd_watch *watch)
@@ -153,7 +48,7 @@ static char *request_of(const struct etcd_watch *watch)
     char *body = NULL;
 
     return asprintf(&body, "{\"create_request\":{%s,\"start_revision\":\"%llu\"}}",
-                    watch->range, (unsigned long long)watch->next_rev) < 0
+                    watch->range, (unsigned long long)watch->events.next_rev) < 0
                ? NULL
                : body;
 }
@@ -183,9 +78,9 @@ static int look(struct etcd_watch *watch)
 {
     uint64_t rev = revision_now(watch->store, watch->range);
 
-    if (rev && watch->next_rev > rev + 1) {
-        watch->next_rev = rev + 1;
-        tell_resync(watch);
+    if (rev && watch->events.next_rev > rev + 1) {
+        watch->events.next_rev = rev + 1;
+        etcd_events_resync(&watch->events);
     }
     return rev != 0;
 }
@@ -203,8 +98,8 @@ static void *watch_main(void *arg)
         uint64_t start = fm_now_ms();
         struct timespec until;
 
-        watch->again = watch->alive = 0;
-        watch->len = 0;
+        watch->events.again = watch->events.alive = 0;
+        watch->events.len = 0;
         if (!again || look(watch))
             body = request_of(watch);
         again = 1;
@@ -212,10 +107,10 @@ static void *watch_main(void *arg)
             etcd_stream(store, "/v3/watch", body, STREAM_MS, watch->stop_request, on_piece,
                         watch, why, sizeof(why));
         free(body);
-        if (!watch->alive && !watch->again && !complained && !stopping(watch))
+        if (!watch->events.alive && !watch->events.again && !complained && !stopping(watch))
             FM_LOG(store->host, FERRY_LOG_WARN, "etcd %s: watch: %s; trying again",
                    store->endpoints[0], why[0] ? why : "no answer");
-        complained = !watch->alive && !watch->again;
+        complained = !watch->events.alive && !watch->events.again;
         if (!complained && fm_now_ms() - start > 1000)
             retry_ms = 0;
         else
@@ -237,7 +132,7 @@ static void watch_free(struct etcd_watch *watch)
 {
     fm_http_stop_close(watch->stop_request);
     free(watch->range);
-    free(watch->line);
+    free(watch->events.line);
     free(watch);
 }
 
@@ -252,13 +147,13 @@ ferry_status etcd_watch(struct ferry_store *store, const char *prefix,
     if (!watch)
         return FERRY_ENOMEM;
     *watch = (struct etcd_watch){
-        .store = store, .cb = cb, .arg = arg, .range = etcd_range_of(prefix)};
+        .store = store, .events = {.cb = cb, .arg = arg}, .range = etcd_range_of(prefix)};
     if (!watch->range || fm_http_stop_open(&watch->stop_request)) {
         watch_free(watch);
         return FERRY_ENOMEM;
     }
     rev = revision_now(store, watch->range); /* what changes after we return is told */
-    watch->next_rev = rev ? rev + 1 : 0;
+    watch->events.next_rev = rev ? rev + 1 : 0;
     pthread_mutex_lock(&store->lock);
     rc = pthread_create(&watch->thread, NULL, watch_main, watch);
     if (!rc) {

@@ -132,27 +132,31 @@ static int is_error(const redisReply *reply, const char *word)
            (reply->str[len] == ' ' || !reply->str[len]);
 }
 
+/* What the user can do about a server's error; "" = it says all there is. */
+static const char *remedy_of(const redisReply *reply)
+{
+    if (is_error(reply, "MOVED") || is_error(reply, "ASK") || is_error(reply, "CLUSTERDOWN"))
+        return " (a Redis Cluster, which Ferry does not support: name a single server)";
+    if (strstr(reply->str, "unknown command"))
+        return " (a Sentinel? Ferry does not support it: name the server itself)";
+    if (is_error(reply, "NOAUTH"))
+        return " (set a password: redis://user:password@host or MC_REDIS_PASSWORD)";
+    if (is_error(reply, "READONLY"))
+        return " (a replica: name the primary)";
+    return "";
+}
+
 ferry_status redis_refused(struct ferry_store *store, const char *what, const redisReply *reply)
 {
-    const char *remedy = "";
-
     if (reply->type != REDIS_REPLY_ERROR) {
         if (what)
             FM_LOG(store->host, FERRY_LOG_WARN, "%s: %s: a reply of type %d is not understood",
                    store->name, what, reply->type);
         return FERRY_EUNREACH;
     }
-    if (is_error(reply, "MOVED") || is_error(reply, "ASK") || is_error(reply, "CLUSTERDOWN"))
-        remedy = " (a Redis Cluster, which Ferry does not support: name a single server)";
-    else if (strstr(reply->str, "unknown command"))
-        remedy = " (a Sentinel? Ferry does not support it: name the server itself)";
-    else if (is_error(reply, "NOAUTH"))
-        remedy = " (set a password: redis://user:password@host or MC_REDIS_PASSWORD)";
-    else if (is_error(reply, "READONLY"))
-        remedy = " (a replica: name the primary)";
     if (what)
         FM_LOG(store->host, FERRY_LOG_WARN, "%s: %s: %s%s", store->name, what, reply->str,
-               remedy);
+               remedy_of(reply));
     return strstr(reply->str, "exceeds maximum allowed size") ||
                    strstr(reply->str, "invalid bulk length")
                ? FERRY_ERANGE
@@ -160,9 +164,8 @@ ferry_status redis_refused(struct ferry_store *store, const char *what, const re
 }
 
 /* One command of the greeting; FERRY_OK where the reply is no error. */
-static ferry_status greet(struct ferry_store *store, struct redis_conn *conn, const char *what,
-                          size_t n, const char *const *argv, uint64_t deadline_ms, char *why,
-                          size_t room)
+static ferry_status greet(struct redis_conn *conn, size_t n, const char *const *argv,
+                          uint64_t deadline_ms, char *why, size_t room)
 {
     redisReply *reply = NULL;
     size_t lens[4];
@@ -173,7 +176,7 @@ static ferry_status greet(struct ferry_store *store, struct redis_conn *conn, co
     status = redis_command(conn, n, argv, lens, deadline_ms, &reply, why, room);
     if (!status && reply->type == REDIS_REPLY_ERROR) {
         status = FERRY_EUNREACH;
-        snprintf(why, room, "%s: %s", argv[0], reply->str);
+        snprintf(why, room, "%s: %s%s", argv[0], reply->str, remedy_of(reply));
     }
     if (reply)
         freeReplyObject(reply);
@@ -217,13 +220,12 @@ static ferry_status log_in(struct ferry_store *store, struct redis_conn *conn,
     ferry_status status = FERRY_OK;
 
     if (store->user || store->password)
-        status =
-            greet(store, conn, "log in", store->user ? 3 : 2, auth, deadline_ms, why, room);
+        status = greet(conn, store->user ? 3 : 2, auth, deadline_ms, why, room);
     if (!status)
         status = check_mode(conn, deadline_ms, why, room);
     snprintf(db, sizeof(db), "%u", store->db);
     if (!status && store->db)
-        status = greet(store, conn, "select", 2, select, deadline_ms, why, room);
+        status = greet(conn, 2, select, deadline_ms, why, room);
     return status;
 }
 

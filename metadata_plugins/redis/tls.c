@@ -109,13 +109,19 @@ void redis_tls_close(struct redis_tls *tls)
 static ferry_status wait_for(struct tls *tls, int rc, const char *what, uint64_t deadline_ms,
                              char *why, size_t room)
 {
+    char reason[128] = "";
+    ferry_status status;
     long verified;
+    int error = SSL_get_error(tls->ssl, rc);
 
-    switch (SSL_get_error(tls->ssl, rc)) {
+    switch (error) {
     case SSL_ERROR_WANT_READ:
-        return fm_net_wait(tls->fd, POLLIN, deadline_ms, why, room);
     case SSL_ERROR_WANT_WRITE:
-        return fm_net_wait(tls->fd, POLLOUT, deadline_ms, why, room);
+        status = fm_net_wait(tls->fd, error == SSL_ERROR_WANT_READ ? POLLIN : POLLOUT,
+                             deadline_ms, reason, sizeof(reason));
+        if (status)
+            snprintf(why, room, "%s: %s", what, reason);
+        return status;
     case SSL_ERROR_SYSCALL:
     case SSL_ERROR_ZERO_RETURN:
         snprintf(why, room, "%s: closed the connection", what);
