@@ -250,7 +250,9 @@ static int append(struct metadata_store *store, const char *key, const void *val
     return 0;
 }
 
-static int read_record(FILE *file, struct record *record, char **key_out, void **val_out)
+/* `left`: bytes of the file that no record has taken yet. */
+static int read_record(FILE *file, uint64_t left, struct record *record, char **key_out,
+                       void **val_out)
 {
     size_t val_len;
     char *key = NULL;
@@ -296,7 +298,8 @@ static int load(struct metadata_store *store, char *note, char *error, size_t ro
         snprintf(error, room, "%s: not a file of this server", store->path);
         rc = -1;
     }
-    while (!rc && st.st_size && read_record(file, &record, &key, &val)) {
+    while (!rc && st.st_size &&
+           read_record(file, (uint64_t)st.st_size - good, &record, &key, &val)) {
         size_t len = record.val_len == DELETED ? 0 : (size_t)record.val_len;
         struct item *item;
 
