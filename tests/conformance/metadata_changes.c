@@ -393,6 +393,7 @@ static enum result watches_resume(void)
 {
     static struct seen seen = SEEN_INIT;
     const char *key = key_of("resume/a");
+    const size_t many = 2500;
     uint64_t id = 0;
 
     if (!(caps & FERRY_STORE_CAP_WATCH) || !have_server())
@@ -405,9 +406,10 @@ static enum result watches_resume(void)
     CHECK(arrives_at_gate(&seen));
     CHECK(server("stop") && server("start"));
     CHECK(becomes(store, key, FERRY_OK, 10000));
-    CHECK_STATUS(put(key, "3", 1, 0, FERRY_REV_ANY, NULL), FERRY_OK);
+    for (size_t i = 0; i < many; i++) /* more than a server tells in one message */
+        CHECK_STATUS(put(key, "3", 1, 0, FERRY_REV_ANY, NULL), FERRY_OK);
     gate(&seen, 0);
-    CHECK(reaches(&seen, &seen.puts, 3, 20000)); /* what happened meanwhile is told */
+    CHECK(reaches(&seen, &seen.puts, many + 2, 20000)); /* what happened meanwhile is told */
     CHECK(!strcmp(seen.val, "3") && seen.resyncs == 0 && !seen.out_of_order);
     ops->unwatch(store, id);
     CHECK_STATUS(ops->del(store, key, 5000), FERRY_OK);

@@ -6,6 +6,7 @@
  * freezes it when told. Knows no plugin by name and nothing of the core.
  *
  *   metadata_conformance PLUGIN.so URI [--config KEY=VALUE]... [--absent=unreach]
+ *   metadata_conformance PLUGIN.so URI [--config KEY=VALUE]... --try get|list|del|put KEY [BYTES]
  *   metadata_conformance PLUGIN.so --server PROGRAM ARG... (must come last)
  */
 #include "metadata_conformance.h"
@@ -294,6 +295,32 @@ static int hold(const char *key, const char *ttl_ms)
         pause();
 }
 
+static ferry_status no_listing(struct ferry_kv_sink *sink, const struct ferry_kv *kv)
+{
+    return FERRY_OK;
+}
+
+/* One call and what comes of it: its status, its milliseconds, the plugin's words. */
+static int try_one(const char *call, const char *key, size_t len)
+{
+    struct ferry_kv_sink sink = {no_listing};
+    ferry_status status = open_store(&store);
+    uint64_t start = now_ms();
+    char *val;
+
+    if (!status) {
+        val = calloc(1, len + 1);
+        status = !strcmp(call, "put")    ? put(key, val, len, 0, FERRY_REV_ANY, NULL)
+                 : !strcmp(call, "del")  ? ops->del(store, key, 0)
+                 : !strcmp(call, "list") ? ops->list(store, key, 0, &sink)
+                                         : get_status(store, key, 0);
+        free(val);
+        ops->close(store);
+    }
+    printf("%d %llu %s\n", status, (unsigned long long)(now_ms() - start), words);
+    return 0;
+}
+
 static const struct ferry_metadata_ops *load(const char *path)
 {
     void *so = dlopen(path, RTLD_NOW | RTLD_LOCAL | RTLD_NODELETE);
@@ -361,6 +388,9 @@ int main(int argc, char **argv)
         } else if (!strcmp(argv[i], "--hold") && i + 2 < argc) {
             hold_key = argv[++i];
             hold_ttl = argv[++i];
+        } else if (!strcmp(argv[i], "--try") && i + 2 < argc) {
+            return try_one(argv[i + 1], argv[i + 2],
+                           argc - i > 3 ? strtoull(argv[i + 3], NULL, 10) : 1);
         } else if (!strcmp(argv[i], "--absent=unreach")) {
             absent = FERRY_EUNREACH;
         } else {

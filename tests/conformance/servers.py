@@ -66,6 +66,7 @@ class Server:
         self.dir = tempfile.mkdtemp(prefix="ferry-test-")
         self.port = free_port()
         self.config = {}
+        self.extra = []
         self.process = None
 
     def path(self, name):
@@ -81,7 +82,7 @@ class Server:
         if self.process:
             return
         with open(self.path("log"), "ab") as log:
-            self.process = subprocess.Popen(self.command(), stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+            self.process = subprocess.Popen(self.command() + self.extra, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         try:
             wait_for(type(self).__name__, lambda: self.process.poll() is None and self.is_up())
         except RuntimeError:
@@ -122,16 +123,16 @@ class Server:
 class Http(Server):
     """ferry metadata-server"""
 
-    def __init__(self, program):
+    def __init__(self, *program):
         super().__init__()
-        self.program = program
+        self.program = list(program)
         self.uri = "http://127.0.0.1:%d/metadata" % self.port
 
     def command(self):
-        return [self.program, "--host", "127.0.0.1", "--port", str(self.port), "--data", self.data()]
+        return [*self.program, "--host", "127.0.0.1", "--port", str(self.port), "--data", self.data()]
 
 
-def certificates(path):
+def certificates(path, days=2):
     """A CA, a server's certificate for 127.0.0.1 and localhost, and a client's, all in path.
     The client's has no common name: etcd's gateway refuses those that have one."""
 
@@ -140,7 +141,7 @@ def certificates(path):
 
     ec = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"]
     openssl("req", "-x509", *ec, "-subj", "/CN=Test CA", "-days", "2", "-keyout", "ca.key", "-out", "ca.crt")
-    for name, subject, days in (("server", "/CN=localhost", 2), ("client", "/O=Ferry", 2)):
+    for name, subject in (("server", "/CN=localhost"), ("client", "/O=Ferry")):
         openssl("req", *ec, "-subj", subject, "-keyout", name + ".key", "-out", name + ".csr")
         with open(os.path.join(path, name + ".ext"), "w") as f:
             f.write("subjectAltName=DNS:localhost,IP:127.0.0.1\nextendedKeyUsage=serverAuth,clientAuth\n")
@@ -151,10 +152,10 @@ def certificates(path):
 class Https(Server):
     """ferry metadata-server behind nginx, which speaks TLS."""
 
-    def __init__(self, program):
+    def __init__(self, *program, days=2):
         super().__init__()
-        self.behind = Http(program)
-        certificates(self.dir)
+        self.behind = Http(*program)
+        certificates(self.dir, days)
         self.uri = "https://localhost:%d/metadata" % self.port
         self.config["ca_file"] = self.path("ca.crt")
         with open(self.path("nginx.conf"), "w") as f:
@@ -349,10 +350,13 @@ class Redis(Server):
         return ["redis-server", "--port", str(self.port), "--bind", "127.0.0.1", "--dir", self.data(), "--save", "",
                 "--appendonly", "yes", "--appendfsync", "always", "--daemonize", "no"]
 
-    def is_up(self):
+    def say(self, *words):
         with socket.create_connection(("127.0.0.1", self.port), 1) as s:
-            s.sendall(b"PING\r\n")
-            return s.recv(64).startswith((b"+PONG", b"-NOAUTH"))
+            s.sendall(b"*%d\r\n" % len(words) + b"".join(b"$%d\r\n%s\r\n" % (len(w), w.encode()) for w in words))
+            return s.recv(4096)
+
+    def is_up(self):
+        return self.say("PING").startswith((b"+PONG", b"-NOAUTH"))
 
 
 class RedisUser(Redis):

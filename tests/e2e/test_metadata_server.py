@@ -236,5 +236,5 @@ class Server(unittest.TestCase):
 
 
 if __name__ == "__main__":
-    PROGRAM = sys.argv[1:] or [os.path.join(os.environ["FERRY_BUILD"], "tests/conformance/metadata_server")]
+    PROGRAM = sys.argv[1:] or [os.path.join(os.environ["FERRY_BUILD"], "tools/ferry"), "metadata-server"]
     unittest.main(argv=sys.argv[:1])
