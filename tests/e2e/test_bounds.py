@@ -58,7 +58,7 @@ LIES = [
 def refused_here(lab):
     a, b = scene(lab)
     for op, remote, size, status in LIES:
-        reply = a.transfer(b, op, size, remote=remote)
+        reply = a.ask("submit", **a.args(b, op, size, remote=remote))  # by the call, not by the peer
         wanted = status if isinstance(status, tuple) else (status,)
         check(reply["status"] in wanted, op, hex(remote), size, reply)
         check("request 0" in reply["error"], "the text does not give the index:", reply)

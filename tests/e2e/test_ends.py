@@ -59,6 +59,7 @@ class Scene:
         waiting = self.a.start("wait", batch=batch)
         while not waiting.done.is_set():
             self.works(self.other, 64 * KIB)
+            check(elapsed_ms(since) < 2 * latest_ms(time_ms), "it does not end")
         status = waiting.result()
         took = elapsed_ms(since)
         check(status["status"] == OK and status["done"] + status["failed"] == status["total"], status)
