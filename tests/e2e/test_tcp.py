@@ -170,6 +170,19 @@ def close_does_not_wait_for_stopped(lab):
     check(target.count(2, LEN) == 0)
 
 
+def cancel_spares_others(lab):
+    """What else is in flight on the connection goes on on a new one; nobody is told."""
+    initiator, target, _, _ = pair(lab)
+    for first, other in (("write", "write"), ("write", "read"), ("read", "read")):
+        lists = [initiator.start(first, 2, LEN), initiator.start(other, 3, LEN)]
+        initiator.say(f"cancel {lists[0]}", rf"^cancelled {lists[0]}")
+        for _ in lists:
+            cookie, status = map(int, initiator.hear(r"^done (\d+) (\S+)"))
+            check(status == OK or (cookie == lists[0] and status == ECANCELED), f"list {cookie}: {status}")
+        if other == "write":
+            check(target.count(3, LEN) == LEN)
+
+
 def killed(lab):
     initiator, target, _, _ = pair(lab)
     target.process.pause()
@@ -214,4 +227,4 @@ def idle_costs_nothing(lab):
 
 main(addresses, cut_cable, cut_while_reading, stopped_target_stores_nothing_late,
      stopped_target_without_cancel, stopped_target_is_not_attached, close_does_not_wait_for_stopped,
-     killed, restarted, io_uring_forbidden, idle_costs_nothing)
+     cancel_spares_others, killed, restarted, io_uring_forbidden, idle_costs_nothing)

@@ -1,20 +1,17 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * HOT. One connection of a queue: sends frames, takes the answers in their order, and ends so
- * that nothing of it lands afterwards. Must not know lists, nor how a caller waits.
+ * HOT. One connection of a queue: sends frames and takes the answers in their order. Must not
+ * know lists, how a caller waits, nor what it takes to end (conn_end.c).
  */
 #include "initiator.h"
 
 #include <errno.h>
-#include <poll.h>
 #include <stdlib.h>
 #include <sys/epoll.h>
 #include <unistd.h>
 
-#define RX_TURNS    16   /* receives in a row, before other connections have theirs */
-#define TX_TURNS    16   /* sends likewise */
-#define WAIT_CHUNK  64   /* connections in one poll() of the closing */
-#define DISCARD_LEN 4096 /* what is thrown away at a time */
+#define RX_TURNS 16 /* receives in a row, before other connections have theirs */
+#define TX_TURNS 16 /* sends likewise */
 
 struct conn *conn_new(struct ferry_queue *q, struct ferry_peer *peer,
                       const struct tcp_addr *addr)
@@ -35,7 +32,7 @@ struct conn *conn_new(struct ferry_queue *q, struct ferry_peer *peer,
     return c;
 }
 
-static void activate(struct conn *c)
+void conn_activate(struct conn *c)
 {
     struct ferry_queue *q = c->queue;
 
@@ -49,7 +46,7 @@ static void activate(struct conn *c)
     q->n_active++;
 }
 
-static void deactivate(struct conn *c)
+void conn_deactivate(struct conn *c)
 {
     if (c->active_at == NULL)
         return;
@@ -60,7 +57,7 @@ static void deactivate(struct conn *c)
     c->queue->n_active--;
 }
 
-static void leave_closing(struct conn *c)
+void conn_leave_closing(struct conn *c)
 {
     if (c->state == CONN_HALF || c->state == CONN_GRACE)
         c->queue->n_closing--;
@@ -73,8 +70,8 @@ void conn_detach(struct conn *c)
     while (*at != c)
         at = &(*at)->next;
     *at = c->next;
-    deactivate(c);
-    leave_closing(c);
+    conn_deactivate(c);
+    conn_leave_closing(c);
     if (c->fd >= 0)
         (void)epoll_ctl(c->queue->epfd, EPOLL_CTL_DEL, c->fd, NULL);
 }
@@ -93,6 +90,7 @@ bool conn_connect(struct conn *c, uint64_t now)
     c->fd = fd;
     c->state = CONN_OPEN;
     c->revive = false;
+    c->life++;
     c->last_io_ns = now;
     if (c->dialect == TCP_DIALECT_V3) {
         wire_put_hello(c->hello, &(struct wire_hello){.version = WIRE_VERSION,
@@ -123,10 +121,10 @@ void conn_push(struct conn *c, struct frame *f)
         c->tx = f;
     c->n_frames++;
     c->bytes += f->payload;
-    activate(c);
+    conn_activate(c);
 }
 
-static void pop(struct conn *c)
+void conn_pop(struct conn *c)
 {
     struct frame *f = c->head;
 
@@ -139,7 +137,7 @@ static void pop(struct conn *c)
     c->rx_left = 0;
 }
 
-static void close_fd(struct conn *c, bool reset)
+void conn_close_fd(struct conn *c, bool reset)
 {
     if (c->fd < 0)
         return;
@@ -152,119 +150,56 @@ static void close_fd(struct conn *c, bool reset)
     c->tx_blocked = false;
 }
 
-/* All frames end: cancelled ones so, the others with `status`. */
-static void end_frames(struct conn *c, ferry_status status, int err)
-{
-    while (c->head != NULL) {
-        struct frame *f = c->head;
-
-        f->status = !f->cancelled ? status : c->unreach ? FERRY_EUNREACH : FERRY_ECANCELED;
-        f->vendor_err = f->cancelled ? 0 : err;
-        if (f->v3)
-            f->mixed = false; /* announced, but its payload has not come */
-        if (f->ok_n > 0 && f->ok_n < f->n && !f->mixed) {
-            memset(f->st, WIRE_ST_OK, f->ok_n);
-            memset(f->st + f->ok_n, ST_AS_FRAME, f->n - f->ok_n);
-            f->mixed = true;
-        }
-        pop(c);
-        queue_done(c->queue, f);
-    }
-}
-
-void conn_drop_frames(struct conn *c)
-{
-    end_frames(c, FERRY_ECANCELED, 0);
-}
-
-void conn_down(struct conn *c, ferry_status status, int err)
-{
-    close_fd(c, false);
-    leave_closing(c);
-    c->state = c->dialect == TCP_DIALECT_V1 && !c->replaced ? CONN_OPEN : CONN_DEAD;
-    c->tx = NULL;
-    c->rx_pos = c->rx_have = 0;
-    c->greeting = false;
-    c->hello_left = 0;
-    end_frames(c, status, err);
-    c->unreach = false;
-    deactivate(c);
-}
-
 /* The head of the line has ended well, or as its st[] says. */
 static void complete(struct conn *c, uint64_t now)
 {
     struct frame *f = c->head;
 
-    pop(c);
+    conn_pop(c);
     queue_done(c->queue, f);
     c->last_io_ns = now;
     if (c->dialect == TCP_DIALECT_V1) {
-        close_fd(c, false);
+        conn_close_fd(c, false);
         c->rx_pos = c->rx_have = 0;
         if (c->state != CONN_OPEN)
             conn_down(c, FERRY_ECONNRESET, 0);
     }
     if (c->n_frames == 0 && c->state == CONN_OPEN)
-        deactivate(c);
-}
-
-/* Something of a WRITE has left, and its end is not known. */
-static bool writes_out(const struct conn *c)
-{
-    for (const struct frame *f = c->head; f != NULL; f = f->next)
-        if (f->op == FERRY_OP_WRITE && f->tx_left < f->tx_len)
-            return true;
-    return false;
+        conn_deactivate(c);
 }
 
 static void protocol_error(struct conn *c, const char *what)
 {
     TCP_LOG(c->queue->tp->host, FERRY_LOG_WARN, "tcp: peer %s broke the protocol: %s",
             c->peer->name, what);
-    close_fd(c, true);
+    conn_close_fd(c, true);
     conn_down(c, FERRY_ECONNRESET, EPROTO);
 }
 
-static void socket_error(struct conn *c, int err)
+/* Where a gather list has got to. It stays as it was made: a frame may begin again. */
+static void cursor_advance(const struct iovec *v, uint16_t *at, uint16_t end, uint64_t *off,
+                           size_t n)
 {
-    if (err != ETIMEDOUT || !tcp_heard_lately(c->fd, c->queue->tp->config.user_timeout_ms)) {
-        conn_down(c, tcp_status_of(err), err);
-        return;
-    }
-    /*
-     * It acknowledges, and takes nothing: stopped. The kernel gave the connection up without a
-     * word; the target's keepalive finds that out, and only then nothing lands any more.
-     */
-    if (!writes_out(c)) {
-        conn_down(c, FERRY_ETIMEDOUT, err);
-        return;
-    }
-    leave_closing(c);
-    close_fd(c, false);
-    c->tx = NULL;
-    c->down_status = FERRY_ETIMEDOUT;
-    c->down_err = err;
-    c->state = CONN_GRACE;
-    c->deadline_ns = tcp_now_ns() + TIMEOUT_GRACE_NS;
-    c->queue->n_closing++;
-    activate(c);
-    queue_timer(c->queue);
+    *off += n;
+    while (*at < end && *off >= v[*at].iov_len)
+        *off -= v[(*at)++].iov_len;
 }
 
-static void iov_advance(struct iovec *v, uint16_t *at, uint16_t end, size_t n)
+/* The entry at hand without what is done of it; returns it as it was, to be put back. */
+static struct iovec cursor_trim(struct iovec *v, uint64_t off)
 {
-    while (*at < end && n >= v[*at].iov_len)
-        n -= v[(*at)++].iov_len;
-    if (n > 0) {
-        v[*at].iov_base = (char *)v[*at].iov_base + n;
-        v[*at].iov_len -= n;
-    }
+    struct iovec whole = *v;
+
+    v->iov_base = (char *)v->iov_base + off;
+    v->iov_len -= off;
+    return whole;
 }
 
 /* An error of a send: answers that came before the end may still be there to be read. */
 static void tx_error(struct conn *c, int err, uint64_t now)
 {
+    uint32_t life = c->life;
+
     if (err == EAGAIN || err == EWOULDBLOCK || err == EINTR) {
         c->tx_blocked = true;
         c->tx_retry_ns = now + TX_RETRY_NS;
@@ -278,8 +213,8 @@ static void tx_error(struct conn *c, int err, uint64_t now)
     c->tx_blocked = false;
     if (err == EPIPE || err == ECONNRESET)
         conn_rx(c, now);
-    if (c->fd >= 0)
-        socket_error(c, err);
+    if (c->fd >= 0 && c->life == life)
+        conn_error(c, err);
 }
 
 /* Frames may follow at once: a target that does not take the hello takes nothing. */
@@ -306,8 +241,10 @@ void conn_tx(struct conn *c, uint64_t now)
         struct frame *f = c->tx;
         struct msghdr m = {.msg_iov = &f->iov[f->tx_at],
                            .msg_iovlen = (size_t)(f->tx_end - f->tx_at)};
+        struct iovec whole = cursor_trim(m.msg_iov, f->tx_off);
         ssize_t r = sendmsg(c->fd, &m, MSG_DONTWAIT | MSG_NOSIGNAL);
 
+        *m.msg_iov = whole;
         if (r < 0) {
             tx_error(c, errno, now);
             return;
@@ -315,7 +252,7 @@ void conn_tx(struct conn *c, uint64_t now)
         c->last_io_ns = now;
         f->tx_left -= (size_t)r;
         if (f->tx_left > 0) {
-            iov_advance(f->iov, &f->tx_at, f->tx_end, (size_t)r);
+            cursor_advance(f->iov, &f->tx_at, f->tx_end, &f->tx_off, (size_t)r);
             c->tx_blocked = true;
             c->tx_retry_ns = now + TX_RETRY_NS;
             return;
@@ -353,8 +290,10 @@ static bool rx_head_v3(struct conn *c)
         return false;
     }
     f->mixed = w.n > 1 || f->st[0] != WIRE_ST_OK;
-    if (read && f->mixed)
+    if (read && f->mixed) {
         accepted = frame_skip_refused(f, c->queue->tmp);
+        f->skipped = true;
+    }
     if (w.payload != (read ? accepted : 0)) {
         f->mixed = false;
         protocol_error(c, "an answer of another length");
@@ -368,15 +307,15 @@ static bool rx_head_v3(struct conn *c)
 static void rx_from_buffer(struct conn *c, struct frame *f)
 {
     while (c->rx_left > 0 && c->rx_pos < c->rx_have) {
-        struct iovec *v = &f->iov[f->rx_at];
+        const struct iovec *v = &f->iov[f->rx_at];
         size_t n = c->rx_have - c->rx_pos;
 
-        if (n > v->iov_len)
-            n = v->iov_len;
-        memcpy(v->iov_base, c->rxbuf + c->rx_pos, n);
+        if (n > v->iov_len - f->rx_off)
+            n = v->iov_len - f->rx_off;
+        memcpy((char *)v->iov_base + f->rx_off, c->rxbuf + c->rx_pos, n);
         c->rx_pos += (uint32_t)n;
         c->rx_left -= n;
-        iov_advance(f->iov, &f->rx_at, f->rx_end, n);
+        cursor_advance(f->iov, &f->rx_at, f->rx_end, &f->rx_off, n);
     }
 }
 
@@ -425,11 +364,9 @@ static void parse(struct conn *c, uint64_t now)
         rx_from_buffer(c, f);
         if (c->dialect == TCP_DIALECT_V2 && !frame_check_words(f, f->rx_len - c->rx_left)) {
             /* Refused: the peer ends the connection, and does nothing of what follows. */
-            memset(f->st, WIRE_ST_OK, f->ok_n);
-            memset(f->st + f->ok_n + 1, ST_AS_FRAME, f->n - f->ok_n - 1);
             f->mixed = true;
-            conn_down(c, FERRY_ECONNRESET, 0);
-            c->revive = true;
+            f->from = f->ok_n + 1;
+            conn_restart(c, now);
             return;
         }
         if (c->rx_left > 0)
@@ -452,6 +389,8 @@ static void rx_eof(struct conn *c, uint64_t now)
 
     if (c->dialect == TCP_DIALECT_V1 && f != NULL && f->op == FERRY_OP_WRITE && f->tx_left == 0)
         complete(c, now);
+    else if (c->state == CONN_HALF)
+        conn_restart(c, now);
     else
         conn_down(c, FERRY_ECONNRESET, 0);
 }
@@ -461,7 +400,7 @@ void conn_rx(struct conn *c, uint64_t now)
     for (int turn = 0; c->fd >= 0 && turn < RX_TURNS; turn++) {
         struct frame *f = c->head;
         bool body = f != NULL && c->rx_body && c->rx_left > 0;
-        struct iovec head;
+        struct iovec head, whole = {0};
         struct msghdr m = {.msg_iov = &head, .msg_iovlen = 1};
         size_t room;
         ssize_t r;
@@ -478,13 +417,16 @@ void conn_rx(struct conn *c, uint64_t now)
             m.msg_iov = &f->iov[f->rx_at];
             m.msg_iovlen = (size_t)(f->rx_end - f->rx_at + 1);
             room += c->rx_left;
+            whole = cursor_trim(m.msg_iov, f->rx_off);
         }
         r = recvmsg(c->fd, &m, MSG_DONTWAIT);
+        if (body)
+            *m.msg_iov = whole;
         if (r < 0) {
             if (errno == EINTR)
                 continue;
             if (errno != EAGAIN && errno != EWOULDBLOCK)
-                socket_error(c, errno);
+                conn_error(c, errno);
             return;
         }
         if (r == 0) {
@@ -495,7 +437,7 @@ void conn_rx(struct conn *c, uint64_t now)
         if (body) {
             size_t n = (uint64_t)r < c->rx_left ? (size_t)r : (size_t)c->rx_left;
 
-            iov_advance(f->iov, &f->rx_at, f->rx_end, n);
+            cursor_advance(f->iov, &f->rx_at, f->rx_end, &f->rx_off, n);
             c->rx_left -= n;
             c->rx_have += (uint32_t)((size_t)r - n);
         } else {
@@ -523,129 +465,4 @@ bool conn_alive(struct conn *c, uint64_t now)
         return true;
     conn_down(c, FERRY_ECONNRESET, r < 0 ? errno : 0);
     return false;
-}
-
-void conn_quiet(struct conn *c, uint64_t now)
-{
-    if (c->state != CONN_OPEN)
-        return;
-    if (c->fd >= 0 && c->n_frames > 0)
-        c->unreach = tcp_unreachable(c->fd);
-    c->revive = true;
-    if (c->fd < 0 || !writes_out(c)) {
-        conn_down(c, FERRY_ECONNRESET, 0);
-        return;
-    }
-    (void)shutdown(c->fd, SHUT_WR);
-    c->tx = NULL;
-    c->tx_blocked = false;
-    c->state = CONN_HALF;
-    c->down_status = FERRY_ECONNRESET;
-    c->down_err = 0;
-    c->deadline_ns = now + EOF_WAIT_NS;
-    c->queue->n_closing++;
-    activate(c);
-}
-
-void conn_tick(struct conn *c, uint64_t now)
-{
-    if ((c->state != CONN_HALF && c->state != CONN_GRACE) || now < c->deadline_ns)
-        return;
-    if (c->state == CONN_HALF) {
-        close_fd(c, true);
-        c->state = CONN_GRACE;
-        c->deadline_ns = now + RESET_GRACE_NS;
-        return;
-    }
-    conn_down(c, c->down_status, c->down_err);
-}
-
-void conn_cancel(struct conn *c, uint64_t cookie, uint64_t now)
-{
-    struct frame **at = &c->head, *last = NULL;
-    bool sent = false;
-    bool unreach =
-        c->state == CONN_OPEN && c->fd >= 0 && c->n_frames > 0 && tcp_unreachable(c->fd);
-
-    while (*at != NULL) {
-        struct frame *f = *at;
-
-        if (f->cookie != cookie) {
-            last = f;
-            at = &f->next;
-        } else if (f->tx_left < f->tx_len) {
-            f->cancelled = sent = true;
-            last = f;
-            at = &f->next;
-        } else {
-            *at = f->next;
-            if (c->tx == f)
-                c->tx = f->next;
-            c->n_frames--;
-            c->bytes -= f->payload;
-            f->status = unreach ? FERRY_EUNREACH : FERRY_ECANCELED;
-            queue_done(c->queue, f);
-        }
-    }
-    c->tail = last;
-    if (sent)
-        conn_quiet(c, now);
-    else if (c->n_frames == 0 && c->state == CONN_OPEN)
-        deactivate(c);
-}
-
-/* One round of waiting for the ends of half-closed connections; false: none is left. */
-static bool wait_some(struct conn *list, uint64_t until)
-{
-    struct pollfd p[WAIT_CHUNK];
-    struct conn *of[WAIT_CHUNK];
-    char discard[DISCARD_LEN];
-    uint64_t now = tcp_now_ns();
-    nfds_t n = 0;
-
-    for (struct conn *c = list; c != NULL && n < WAIT_CHUNK; c = c->next)
-        if (c->state == CONN_HALF && c->fd >= 0) {
-            p[n] = (struct pollfd){.fd = c->fd, .events = POLLIN};
-            of[n++] = c;
-        }
-    if (n == 0 || now >= until)
-        return false;
-    if (poll(p, n, (int)((until - now + NS_PER_MS - 1) / NS_PER_MS)) <= 0)
-        return true;
-    for (nfds_t i = 0; i < n; i++) {
-        ssize_t r = 1;
-
-        if (p[i].revents == 0)
-            continue;
-        for (int turn = 0; r > 0 && turn < RX_TURNS; turn++)
-            r = recv(p[i].fd, discard, sizeof discard, MSG_DONTWAIT);
-        if (r == 0 || (r < 0 && errno != EAGAIN && errno != EWOULDBLOCK && errno != EINTR))
-            close_fd(of[i], false);
-    }
-    return true;
-}
-
-void conns_quiet_wait(struct conn *list)
-{
-    uint64_t until = tcp_now_ns() + EOF_WAIT_NS, grace = 0;
-
-    for (struct conn *c = list; c != NULL; c = c->next) {
-        if (c->state == CONN_OPEN && c->fd >= 0 && writes_out(c)) {
-            (void)shutdown(c->fd, SHUT_WR);
-            c->state = CONN_HALF;
-        } else if (c->state == CONN_OPEN) {
-            close_fd(c, false);
-        } else if (c->state == CONN_GRACE && c->deadline_ns > grace) {
-            grace = c->deadline_ns;
-        }
-    }
-    while (wait_some(list, until))
-        ;
-    for (struct conn *c = list; c != NULL; c = c->next)
-        if (c->fd >= 0) {
-            close_fd(c, true);
-            grace = tcp_now_ns() + RESET_GRACE_NS;
-        }
-    for (uint64_t now = tcp_now_ns(); now < grace; now = tcp_now_ns())
-        nanosleep(&(struct timespec){.tv_nsec = (long)(grace - now)}, NULL);
 }

@@ -81,7 +81,7 @@ static uint32_t fill_mc(struct frame *f, struct conn *c, const struct ferry_list
     bool v2 = c->dialect == TCP_DIALECT_V2, write = list->op == FERRY_OP_WRITE;
     uint32_t max = v2 ? MC_FRAME_DESC : 1, n = 0, k = 1;
     uint8_t *words = f->head + MC_FRAME_DESC * WIRE_MC_LEN;
-    uint64_t payload = 0, word_len = v2 ? WIRE_MC_STATUS_LEN : 0;
+    uint64_t payload = 0;
 
     for (; at < list->n && n < max && payload < FRAME_BYTES; at++, n++) {
         const struct ferry_xfer *x = &list->v[at];
@@ -98,30 +98,63 @@ static uint32_t fill_mc(struct frame *f, struct conn *c, const struct ferry_list
         if (write)
             f->iov[k++] = (struct iovec){head, WIRE_MC_LEN};
         else if (v2)
-            f->iov[k++] = (struct iovec){words + (size_t)n * WIRE_MC_STATUS_LEN, word_len};
+            f->iov[k++] =
+                (struct iovec){words + (size_t)n * WIRE_MC_STATUS_LEN, WIRE_MC_STATUS_LEN};
         f->iov[k++] = (struct iovec){x->local, x->len};
     }
     f->n = n;
     f->payload = payload;
+    frame_rewind(f);
+    return n;
+}
+
+/* v1, v2: what is sent and received, from element f->from on. */
+static void rewind_mc(struct frame *f)
+{
+    uint8_t *words = f->head + MC_FRAME_DESC * WIRE_MC_LEN;
+    uint32_t left = f->n - f->from, per = f->v2 || f->op == FERRY_OP_WRITE ? 2 : 1;
+    uint64_t heads = (uint64_t)left * WIRE_MC_LEN;
+    uint64_t word_bytes = f->v2 ? (uint64_t)left * WIRE_MC_STATUS_LEN : 0;
+    uint64_t payload = f->payload;
+    uint16_t begin = (uint16_t)(1 + f->from * per), end = (uint16_t)(1 + f->n * per);
+
+    for (uint32_t i = 0; i < f->from; i++)
+        payload -= frame_elem_len(f, i);
+    f->ok_n = f->from;
     f->ok_end = WIRE_MC_STATUS_LEN;
-    if (write) {
-        f->tx_at = 1;
-        f->tx_end = (uint16_t)k;
-        f->tx_len = (uint64_t)n * WIRE_MC_LEN + payload;
-        f->iov[0] = (struct iovec){words, n * word_len};
+    if (f->op == FERRY_OP_WRITE) {
+        f->iov[0] = (struct iovec){words + (size_t)f->from * WIRE_MC_STATUS_LEN, word_bytes};
+        f->tx_at = begin;
+        f->tx_end = end;
+        f->tx_len = heads + payload;
         f->rx_at = 0;
         f->rx_end = 1;
-        f->rx_len = n * word_len;
+        f->rx_len = word_bytes;
     } else {
-        f->iov[0] = (struct iovec){f->head, (size_t)n * WIRE_MC_LEN};
+        f->iov[0] = (struct iovec){f->head + (size_t)f->from * WIRE_MC_LEN, heads};
         f->tx_at = 0;
         f->tx_end = 1;
-        f->tx_len = (uint64_t)n * WIRE_MC_LEN;
-        f->rx_at = 1;
-        f->rx_end = (uint16_t)k;
-        f->rx_len = n * word_len + payload;
+        f->tx_len = heads;
+        f->rx_at = begin;
+        f->rx_end = end;
+        f->rx_len = word_bytes + payload;
     }
-    return n;
+}
+
+bool frame_rewind(struct frame *f)
+{
+    if (f->skipped)
+        return false;
+    if (!f->v3) {
+        rewind_mc(f);
+    } else {
+        f->tx_at = 0;
+        f->rx_at = 1;
+        f->mixed = false;
+    }
+    f->tx_off = f->rx_off = 0;
+    f->tx_left = f->tx_len;
+    return true;
 }
 
 uint32_t frame_fill(struct frame *f, struct conn *c, const struct ferry_list *list, uint32_t at,
@@ -132,6 +165,7 @@ uint32_t frame_fill(struct frame *f, struct conn *c, const struct ferry_list *li
     f->first = list->first + at;
     f->op = (uint8_t)list->op;
     f->v3 = c->dialect == TCP_DIALECT_V3;
+    f->v2 = c->dialect == TCP_DIALECT_V2;
     f->cancelled = false;
     f->mixed = false;
     f->ok_n = 0;
@@ -139,6 +173,9 @@ uint32_t frame_fill(struct frame *f, struct conn *c, const struct ferry_list *li
     f->status = FERRY_OK;
     f->vendor_err = 0;
     f->seq = 0;
+    f->from = 0;
+    f->skipped = false;
+    f->tx_off = f->rx_off = 0;
     *status = FERRY_OK;
     if (f->v3)
         fill_v3(f, c, list, at, status);
@@ -197,7 +234,7 @@ bool frame_check_words(struct frame *f, uint64_t received)
         if (len > received - f->ok_end)
             return true; /* its payload is still to come */
         f->ok_end += len + WIRE_MC_STATUS_LEN;
-        f->ok_n++;
+        f->st[f->ok_n++] = WIRE_ST_OK;
     }
     return true;
 }

@@ -47,9 +47,12 @@ struct frame {
     uint32_t first, n;
     uint32_t ok_n; /* v2: elements that have ended well so far */
     uint32_t emitted;
+    uint64_t tx_off, rx_off;               /* in the entries at hand */
+    uint32_t from;                         /* v2: elements before it have ended */
     uint16_t tx_at, tx_end, rx_at, rx_end; /* in iov[] */
+    bool skipped;                          /* READ of v3: iov[] has been changed */
     uint8_t op;                            /* enum ferry_op */
-    bool v3;
+    bool v2, v3;
     bool cancelled;
     bool mixed; /* the elements' statuses are in st[] */
     ferry_status status;
@@ -83,6 +86,7 @@ struct conn {
     bool revive;   /* ended by us alone: the next submit connects again */
     bool greeting; /* v3: its answer is still to come */
     uint8_t hello_left;
+    uint32_t life; /* counts its connections */
     uint8_t hello[WIRE_HELLO_LEN];
     struct tcp_addr addr;
     struct frame *head, *tail; /* in flight, in the order of their answers */
@@ -93,9 +97,7 @@ struct conn {
     uint64_t rx_left;
     uint64_t last_io_ns;
     uint64_t tx_retry_ns;
-    uint64_t deadline_ns;     /* HALF, GRACE */
-    ferry_status down_status; /* HALF, GRACE: what those not cancelled end with */
-    int down_err;
+    uint64_t deadline_ns; /* HALF, GRACE */
     uint32_t rx_pos, rx_have;
     uint8_t rxbuf[RX_BUF_LEN];
 };
@@ -147,12 +149,14 @@ uint32_t frame_fill(struct frame *f, struct conn *c, const struct ferry_list *li
 uint64_t frame_elem_len(const struct frame *f, uint32_t i);
 /* READ of v3 with refused elements: what is received into, without them. tmp: FRAME_IOV. */
 uint64_t frame_skip_refused(struct frame *f, struct iovec *tmp);
+/* As if nothing of it had been sent, from f->from on. False: it cannot begin again. */
+bool frame_rewind(struct frame *f);
 /* v2: looks at the status words that have come; false: one of them is bad. */
 bool frame_check_words(struct frame *f, uint64_t received);
 /* The next completion of an ended frame; false: there is none left. */
 bool frame_next_comp(struct frame *f, struct ferry_comp *out);
 
-/* --- conn.c: all under the queue's lock --- */
+/* --- conn.c, conn_end.c: all under the queue's lock --- */
 struct conn *conn_new(struct ferry_queue *q, struct ferry_peer *peer,
                       const struct tcp_addr *addr);
 /* Starts to connect, greeting included; does not wait. */
@@ -178,6 +182,17 @@ void conn_detach(struct conn *c);
 /* Not under the lock, the connections detached: blocks until nothing of them can touch memory
  * here or there. `list` is linked by next. */
 void conns_quiet_wait(struct conn *list);
+
+/* --- between conn.c and conn_end.c --- */
+void conn_activate(struct conn *c);
+void conn_deactivate(struct conn *c);
+void conn_leave_closing(struct conn *c);
+void conn_pop(struct conn *c);
+void conn_close_fd(struct conn *c, bool reset);
+/* The socket says so. */
+void conn_error(struct conn *c, int err);
+/* After an end of our own making: closes, connects anew, sends again what is left. */
+void conn_restart(struct conn *c, uint64_t now);
 
 /* --- queue.c --- */
 void queue_done(struct ferry_queue *q, struct frame *f);

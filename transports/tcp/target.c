@@ -19,7 +19,8 @@ void target_init(struct target *t, struct target_env *env, int fd, uint64_t now)
     memset(t, 0, sizeof *t);
     t->env = env;
     t->fd = fd;
-    t->last_rx_ns = 0; /* it may have come, sent and been reset while this process was stopped */
+    t->last_rx_ns =
+        0; /* it may have come, sent and been reset while this process was stopped */
     t->progress_ns = now;
 }
 
