@@ -7,6 +7,8 @@
 /* One file a subcommand: cmd_NAME.c; main.c lists them. */
 extern const struct command cmd_bench;
 extern const struct command cmd_decode;
+extern const struct command cmd_doctor;
+extern const struct command cmd_metadata;
 extern const struct command cmd_metadata_server;
 extern const struct command cmd_plugins;
 extern const struct command cmd_prefill;
