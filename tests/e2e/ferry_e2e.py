@@ -19,6 +19,7 @@ import ctypes
 import hashlib
 import os
 import pathlib
+import random
 import re
 import shutil
 import signal
@@ -307,18 +308,19 @@ class Lab:
         return process.output()
 
     def free_ports(self, n=1, host="127.0.0.1"):
-        """Ports in a row that are free at this moment; the first one."""
-        for _ in range(200):
+        """Ports in a row that are free at this moment; the first one. They are below those that the
+        system gives to connections, of which thousands may linger."""
+        for _ in range(1000):
             with contextlib.ExitStack() as stack:
                 def take(port):
                     taken = stack.enter_context(socket.socket(
                         socket.AF_INET6 if ":" in host else socket.AF_INET))
+                    taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                     taken.bind((host, port))
-                    return taken.getsockname()[1]
 
-                with contextlib.suppress(OSError, OverflowError):
-                    first = take(0)
-                    for i in range(1, n):
+                first = random.randrange(20000, 32700 - n)
+                with contextlib.suppress(OSError):
+                    for i in range(n):
                         take(first + i)
                     return first
         raise Failure(f"no {n} free ports in a row")
