@@ -14,6 +14,8 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include "ferry/plugin.h"
+
 #define QUIET_MS 2000 /* without a message for so long, the peer is asked whether it lives */
 #define PROBE_MS 2000
 
@@ -101,6 +103,9 @@ bool job_memory(struct job *job, const struct layout *layout, uint32_t access)
     memset(memory, 0, layout->total_len); /* page faults now, not in the first transfers */
     job->memory = memory;
     job->layout = *layout;
+    if (job->options->log_level >= FERRY_LOG_INFO)
+        fprintf(stderr, "ferry %s: info: cache of %llu bytes at %p\n", job->command->name,
+                (unsigned long long)layout->total_len, memory);
     for (uint32_t i = 0; i < layout->model.layers; i++)
         buffers[i] = (struct ferry_buffer){.addr = job->memory + i * layout->layer_stride,
                                            .len = layout->layer_len,

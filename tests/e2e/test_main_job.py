@@ -165,13 +165,8 @@ def the_model_of_the_readme_at_a_scale_that_fits(lab):
 
 
 def cache_address(process):
-    """The large mapping of a decode or prefill process whose cache is 64 MiB."""
-    with open(f"/proc/{process.pid}/maps") as maps:
-        for line in maps:
-            first, last = (int(x, 16) for x in line.split()[0].split("-"))
-            if 60 << 20 < last - first < 72 << 20 and "rw-p" in line:
-                return first
-    raise Failure("no mapping of about 64 MiB")
+    """Of a decode or prefill process that was started with --log info."""
+    return int(process.wait_for(r"info: cache of \d+ bytes at (0x[0-9a-f]+)").group(1), 16)
 
 
 def flip(process, offset):
@@ -185,9 +180,8 @@ def flip(process, offset):
 def a_byte_that_changes_later_is_found(lab):
     """As a late or stray write would do it: the last look at the cache."""
     job = Job(lab, n=20, gap_ms=100)
-    decode = job.decode()
+    decode = job.decode("--log", "info")
     prefill = job.prefill("--speed", "1")
-    decode.wait_for("cache")
 
     def filled():
         """A place in the first layer's keys that a block has come to; slots are taken in no order."""
@@ -211,7 +205,7 @@ def a_byte_that_changes_before_it_is_sent_is_found(lab):
     says."""
     job = Job(lab, n=30, gap_ms=100)
     decode = job.decode("--verify=full", memory="8m")
-    prefill = job.prefill("--speed", "1", "--inflight", "1")
+    prefill = job.prefill("--speed", "1", "--inflight", "1", "--log", "info")
     end = time.monotonic() + 20
     while prefill.alive() and time.monotonic() < end:
         for offset in range(0, 60 << 20, PIECE * 64):
