@@ -1,0 +1,143 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Ferry and upstream's own wheels exchange data both ways over TCP, with no metadata server.
+
+Every version that installs, as initiator and as target: READ and WRITE, batches of 1 to 5,000, 1 byte
+to 64 MiB, hashed with what lies between the pieces; notifications, probes, and what is refused.
+"""
+
+import functools
+import hashlib
+import random
+import time
+import unittest
+
+import interop
+from interop import FERRY, Node
+
+MIB = 1 << 20
+# bytes a piece, pieces, distance of one piece to the next
+SHAPES = ((1, 1, 1), (4097, 1, 4097), (MIB, 1, MIB), (64 * MIB, 1, 64 * MIB), (1, 128, 3), (65536, 128, 65536),
+          (200, 5000, 203), (4096, 5000, 4160))
+GUARD = 4096  # looked at behind the last piece
+ENVIRONMENTS = interop.environments()
+
+
+def number(version):
+    return tuple(int(part.replace("post", "")) for part in version.split("."))
+
+
+@functools.lru_cache(None)
+def wanted(seed, size, count, stride):
+    """The hash of the destination: pieces of what the source holds, and nothing else changed."""
+    span = (count - 1) * stride + size
+    source = random.Random(seed).randbytes(span)
+    result = bytearray(span + GUARD)
+    for at in range(0, count * stride, stride):
+        result[at:at + size] = source[at:at + size]
+    return hashlib.sha256(result).hexdigest()
+
+
+class Pair:
+    """An initiator and a target, one of them Ferry's, with 64 MiB and a guard each."""
+
+    def __init__(self, version, ferry_is_initiator):
+        python = ENVIRONMENTS[version]
+        kinds = (FERRY, version) if ferry_is_initiator else (version, FERRY)
+        self.initiator = Node(kinds[0], python if kinds[0] != FERRY else None, "initiator")
+        self.target = Node(kinds[1], python if kinds[1] != FERRY else None, "target")
+
+    def __enter__(self):
+        for node in (self.initiator, self.target):
+            node.open().memory(64 * MIB + GUARD)
+        return self.initiator, self.target
+
+    def __exit__(self, *exc):
+        self.initiator.__exit__()
+        self.target.__exit__()
+
+
+def both_ways(least="0"):
+    """(what, version, whether Ferry begins) for all versions from `least` on."""
+    return [(f"{'Ferry to ' + version if ours else version + ' to Ferry'}", version, ours)
+            for version in ENVIRONMENTS if number(version) >= number(least) for ours in (True, False)]
+
+
+class Tcp(unittest.TestCase):
+    def move(self, initiator, target, op, shape, how="sync"):
+        size, count, stride = shape
+        span = (count - 1) * stride + size
+        source, sink = (initiator, target) if op == "write" else (target, initiator)
+        source.ask("fill", 0, span, 7)
+        sink.ask("clear", 0, span + GUARD)
+        answer = initiator.ask("batch", op, target.name, target.addr, size, count, stride, how)
+        self.assertEqual(answer["result"], 0, answer)
+        until = time.monotonic() + (0 if initiator.kind == FERRY or number(initiator.kind) >= number("0.3.12") else 20)
+        while (got := sink.result("sha", 0, span + GUARD)) != (want := wanted(7, size, count, stride)):
+            if time.monotonic() > until:  # old upstreams call a WRITE done when it is sent
+                self.assertEqual(got, want)
+            time.sleep(0.02)
+
+    def test_data(self):
+        for what, version, ours in both_ways():
+            with Pair(version, ours) as (initiator, target):
+                for op in ("write", "read"):
+                    for shape in SHAPES:
+                        with self.subTest(what, op=op, shape=shape):
+                            self.move(initiator, target, op, shape)
+                    with self.subTest(what, op=op, how="async"):
+                        self.move(initiator, target, op, (4096, 128, 4096), "async")
+
+    def test_notifications(self):
+        for what, version, ours in both_ways():
+            with self.subTest(what), Pair(version, ours) as (initiator, target):
+                for name, msg in (("label", "text"), ("n\u00e4me", "\u2713 umlaut \u00e4, quote \", tab \t"), ("", "long " * 5000)):
+                    self.assertEqual(initiator.result("notify", target.name, target.addr, name, msg), 0)
+                    self.assertEqual(target.result("notifies"), [[name, msg]])
+
+    def test_probes(self):
+        for what, version, ours in both_ways("0.3.11"):
+            with self.subTest(what), Pair(version, ours) as (initiator, target):
+                self.assertEqual(initiator.result("call", "send_probe", target.name), 0)
+                target.kill()
+                self.assertNotEqual(initiator.result("call", "send_probe", target.name), 0)
+
+    def test_unregistered_memory_is_refused(self):
+        for what, version, ours in both_ways("0.3.12"):  # older ones look at no address, and are told nothing
+            with self.subTest(what), Pair(version, ours) as (initiator, target):
+                self.move(initiator, target, "write", (4096, 128, 4096))
+                for addr in (4096, target.addr - 4096, target.addr + target.nbytes - 100):
+                    for op in ("write", "read"):
+                        self.assertNotEqual(initiator.result("batch", op, target.name, addr, 4096, 1, 1), 0)
+                self.move(initiator, target, "write", (4096, 128, 4096))  # and nothing is spoilt
+                # What the initiator's copy of the document still has, the target refuses.
+                target.ask("clear", 0, 8192)
+                self.assertEqual(target.result("call", "unregister_memory", target.addr), 0)
+                self.assertNotEqual(initiator.result("batch", "write", target.name, target.addr, 4096, 1, 1), 0)
+                self.assertNotEqual(initiator.result("batch", "read", target.name, target.addr, 4096, 1, 1), 0)
+                self.assertEqual(target.result("sha", 0, 8192), hashlib.sha256(bytes(8192)).hexdigest())
+
+    def test_first_buffer(self):
+        for what, version, ours in both_ways():
+            with self.subTest(what), Pair(version, ours) as (initiator, target):
+                self.assertEqual(initiator.result("call", "get_first_buffer_address", target.name), target.addr)
+
+    def test_ferry_restarts_on_its_port(self):
+        for version in (item for item in ENVIRONMENTS if number(item) >= number("0.3.12")):
+            port = str(interop.free_ports(1)[0])
+            with self.subTest(version), Node(version, ENVIRONMENTS[version], "initiator") as initiator:
+                initiator.open().memory(64 * MIB + GUARD)
+                for turn in range(3):
+                    with Node(FERRY, None, "target", MC_MIN_RPC_PORT=port, MC_MAX_RPC_PORT=port) as target:
+                        target.open().memory(MIB + GUARD + turn * 8192)
+                        self.assertEqual(target.name, f"127.0.0.1:{port}")
+                        # A failure or two is what it takes upstream to look again.
+                        until = time.monotonic() + 20
+                        while initiator.result("batch", "write", target.name, target.addr, 8, 1, 8):
+                            self.assertLess(time.monotonic(), until)
+                            time.sleep(0.1)
+                        self.move(initiator, target, "write", (4096, 16, 4096))
+                        self.move(initiator, target, "read", (4096, 16, 4096))
+
+
+if __name__ == "__main__":
+    unittest.main()
