@@ -239,6 +239,7 @@ void fy_batch_release(struct fy_batch *batch)
     batch->n_held = 0;
 }
 
+/* And ends it: who reaps it finds it ended, who sees it ended can take it off the list. */
 static void to_reap(struct fy_batch *batch)
 {
     struct ferry_engine *engine = batch->engine;
@@ -250,6 +251,7 @@ static void to_reap(struct fy_batch *batch)
     engine->reap_tail = &batch->next_reap;
     if (engine->reap_head == batch)
         eventfd_write(engine->reap_fd, 1);
+    atomic_store(&batch->ended, true); /* pairs with fy_wait */
     pthread_mutex_unlock(&engine->reap_lock);
 }
 
@@ -284,7 +286,8 @@ static void batch_over(struct fy_batch *batch)
     atomic_fetch_add_explicit(&engine->count.batches, 1, memory_order_relaxed);
     if (batch->counted_fd)
         to_reap(batch);
-    atomic_store(&batch->ended, true); /* pairs with fy_wait */
+    else
+        atomic_store(&batch->ended, true); /* pairs with fy_wait */
     fy_wait_wake(batch);
     atomic_fetch_sub_explicit(&engine->n_active, 1, memory_order_release);
     fy_batch_put(batch);

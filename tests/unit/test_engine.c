@@ -225,6 +225,14 @@ static void an_event_loop_is_told(void **state)
     assert_int_equal(poll(&(struct pollfd){.fd = fd, .events = POLLIN}, 1, 0), 0);
     for (int i = 0; i < 3; i++)
         ferry_batch_free(pair.a, batches[i]);
+    request.len = 8;
+    for (int i = 0; i < 2000; i++) { /* what is named has ended, however soon one asks */
+        assert_ok(ferry_submit(pair.a, &request, 1, NULL, &batches[0]));
+        while (!ferry_reap(pair.a, ended, 1))
+            ;
+        assert_ok(ferry_batch_poll(pair.a, ended[0], NULL));
+        ferry_batch_free(pair.a, ended[0]);
+    }
     pair_close(&pair);
 }
 
