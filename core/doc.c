@@ -6,6 +6,7 @@
 #include "doc_inner.h"
 
 #include <inttypes.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -171,6 +172,20 @@ ferry_status fy_doc_add_transport(struct fy_doc *doc, const char *name,
     ferry_status status = copy_attrs(attrs, name, &copy);
 
     return status ? status : fy_doc_take_transport(doc, name, &copy);
+}
+
+ferry_status fy_doc_set_address(struct fy_doc *doc, const char *host, uint16_t port)
+{
+    ferry_status status = FERRY_OK;
+    char text[8];
+
+    snprintf(text, sizeof(text), "%u", port);
+    for (size_t i = 0; i < doc->n_transports && !status; i++) {
+        status = fy_kv_put_text(&doc->transports[i].attrs, "core.rpc_host", host);
+        if (!status)
+            status = fy_kv_put_text(&doc->transports[i].attrs, "core.rpc_port", text);
+    }
+    return status;
 }
 
 /* The document's own copy; buffers mostly share their neighbour's. */

@@ -66,6 +66,10 @@ ferry_status fy_doc_encode(const struct fy_doc *doc, struct fy_buf *out);
  */
 ferry_status fy_doc_parse(const char *json, size_t len, struct fy_doc **doc_out);
 
+/* Where its node is, for its transports: "core.rpc_host" and "core.rpc_port" among the
+ * attributes of each. Before anybody else has the document. */
+ferry_status fy_doc_set_address(struct fy_doc *doc, const char *host, uint16_t port);
+
 struct fy_doc *fy_doc_ref(struct fy_doc *doc);
 void fy_doc_unref(struct fy_doc *doc); /* NULL is allowed */
 

@@ -328,11 +328,27 @@ const char *fy_store_server(const struct fy_store *store)
 /* ---- reading ------------------------------------------------------------------------------
  */
 
+/* Upstream's documents do not say where their node is: its control address does. */
+static ferry_status add_address(struct fy_store *store, const char *name, uint64_t deadline_ns,
+                                struct fy_doc *doc)
+{
+    char host[FY_HOST_MAX];
+    uint16_t port;
+    ferry_status status = FERRY_OK;
+
+    if (!doc->epoch[0])
+        status = fy_store_ask_address(store, name, deadline_ns, host, &port);
+    if (!doc->epoch[0] && !status)
+        status = fy_doc_set_address(doc, host, port);
+    return status == FERRY_ENOENT ? FERRY_OK : status; /* its transport may know one */
+}
+
 ferry_status fy_store_fetch(struct fy_store *store, const char *name, uint32_t timeout_ms,
                             struct fy_doc **doc_out)
 {
     uint64_t deadline_ns = fy_store_deadline(timeout_ms), rev;
     char *key = fy_store_doc_key(store, name);
+    struct fy_doc *doc = NULL;
     struct fy_buf buf;
     ferry_status status;
 
@@ -344,10 +360,16 @@ ferry_status fy_store_fetch(struct fy_store *store, const char *name, uint32_t t
         fy_fail(status, "segment %s is not known to metadata server %s", name, store->server);
     else if (status)
         fy_store_fail(store, status, key);
-    else if ((status = fy_doc_parse(buf.data ? buf.data : "", buf.len, doc_out)))
+    else if ((status = fy_doc_parse(buf.data ? buf.data : "", buf.len, &doc)))
         fy_fail_in(status, "document of segment %s: ", name);
     fy_buf_fini(&buf);
     free(key);
+    if (!status)
+        status = add_address(store, name, deadline_ns, doc);
+    if (status)
+        fy_doc_unref(doc);
+    else
+        *doc_out = doc;
     return status;
 }
 

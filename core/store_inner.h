@@ -104,6 +104,9 @@ void fy_store_end_keeper(struct fy_store *store);
 
 /* store_peers.c */
 void fy_store_forget_all(struct fy_store *store);
+/* From the metadata server, whatever is known; it is remembered. */
+ferry_status fy_store_ask_address(struct fy_store *store, const char *name,
+                                  uint64_t deadline_ns, char *host_out, uint16_t *port_out);
 
 /* The service did not answer, for whatever reason: what is known stays good. */
 static inline int fy_is_away(ferry_status status)

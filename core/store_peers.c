@@ -120,8 +120,8 @@ void fy_store_forget_all(struct fy_store *store)
     store->n_known = 0;
 }
 
-static ferry_status ask_address(struct fy_store *store, const char *name, uint64_t deadline_ns,
-                                char *host_out, uint16_t *port_out)
+ferry_status fy_store_ask_address(struct fy_store *store, const char *name,
+                                  uint64_t deadline_ns, char *host_out, uint16_t *port_out)
 {
     char *key = fy_store_rpc_key(store, name);
     uint64_t rev;
@@ -148,7 +148,7 @@ ferry_status fy_store_address(struct fy_store *store, const char *name, uint32_t
 {
     if (recall(store, name, host_out, port_out))
         return FERRY_OK;
-    return ask_address(store, name, fy_store_deadline(timeout_ms), host_out, port_out);
+    return fy_store_ask_address(store, name, fy_store_deadline(timeout_ms), host_out, port_out);
 }
 
 ferry_status fy_store_request(struct fy_store *store, const char *name, int type,
@@ -161,7 +161,7 @@ ferry_status fy_store_request(struct fy_store *store, const char *name, int type
     ferry_status status = FERRY_OK;
 
     if (!recalled)
-        status = ask_address(store, name, deadline_ns, host, &port);
+        status = fy_store_ask_address(store, name, deadline_ns, host, &port);
     if (!status)
         status = fy_control_request(host, port, type, body, len, deadline_ns, reply);
     if (status != FERRY_EUNREACH || !recalled)
@@ -169,7 +169,7 @@ ferry_status fy_store_request(struct fy_store *store, const char *name, int type
     /* Nobody is there any more: it may have moved. What is not moved, or cannot be asked for,
      * failed as it did. */
     snprintf(text, sizeof(text), "%s", ferry_error());
-    if (ask_address(store, name, deadline_ns, now, &port_now) ||
+    if (fy_store_ask_address(store, name, deadline_ns, now, &port_now) ||
         (!strcmp(now, host) && port_now == port))
         return fy_fail(status, "%s", text);
     return fy_control_request(now, port_now, type, body, len, deadline_ns, reply);

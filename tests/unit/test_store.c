@@ -194,6 +194,20 @@ static const char *rpc_of(const char *address, unsigned port)
 
 /* ---- tests ---- */
 
+/* "" where it has no such key. */
+static const char *text_of(const struct ferry_kvs *kvs, const char *key)
+{
+    static char text[64];
+
+    text[0] = '\0';
+    for (size_t i = 0; i < kvs->n; i++) {
+        if (!strcmp(kvs->v[i].key, key))
+            snprintf(text, sizeof(text), "%.*s", (int)kvs->v[i].val_len,
+                     (const char *)kvs->v[i].val);
+    }
+    return text;
+}
+
 struct order {
     char keys[8][64];
     int n;
@@ -280,6 +294,9 @@ static void what_is_published_is_found(void **state)
     assert_int_equal(PUBLISH(store, 15123), FERRY_OK);
     assert_int_equal(fy_store_fetch(other, NAME, 1000, &doc), FERRY_OK);
     assert_string_equal(doc->name, NAME);
+    /* Where a node of upstream's is, the document does not say. */
+    assert_string_equal(text_of(&doc->transports[0].attrs.kvs, "core.rpc_host"), "127.0.0.1");
+    assert_string_equal(text_of(&doc->transports[0].attrs.kvs, "core.rpc_port"), "15123");
     fy_doc_unref(doc);
     assert_int_equal(fy_store_address(other, NAME, 1000, address, &port), FERRY_OK);
     assert_string_equal(address, "127.0.0.1");
