@@ -132,6 +132,7 @@ class Node:
                 raise TimeoutError(f"{self.kind}: no answer in {timeout} s; see {self.log}")
             data = os.read(self.process.stdout.fileno(), 65536)
             if not data:
+                self.kill()
                 raise ConnectionError(f"{self.kind} ended with {self.process.wait()}; see {self.log}")
             self.buffer += data
         line, _, self.buffer = self.buffer.partition(b"\n")
@@ -165,12 +166,14 @@ class Node:
     def kill(self):
         self.process.kill()
         self.process.wait()
-        self.process.stdin.close()
+        try:
+            self.process.stdin.close()
+        except BrokenPipeError:
+            pass
         self.process.stdout.close()
 
     def __enter__(self):
         return self
 
     def __exit__(self, *exc):
-        if self.process.poll() is None:
-            self.kill()
+        self.kill()
