@@ -47,8 +47,7 @@ static void admin_log(const struct ferry_host *host, enum ferry_log_level level,
     va_start(ap, fmt);
     vsnprintf(text, sizeof(text), fmt, ap);
     va_end(ap);
-    if (level != FERRY_LOG_WARN) /* those come back as errors */
-        FY_LOG(&admin->log, level, "metadata: %s", text);
+    FY_LOG(&admin->log, level, "metadata: %s", text);
 }
 
 static ferry_status open_all(struct ferry_admin *admin, const char *path, const char *role,
@@ -256,9 +255,9 @@ static ferry_status collect(struct fy_store *store, uint64_t deadline_ns, struct
         if (asprintf(&prefix, "%s%s", store->prefix, folders[i]) < 0)
             return fy_fail(FERRY_ENOMEM, "no memory for names");
         names->prefix = prefix;
-        fy_store_quiet();
-        status = store->ops->list(store->handle, prefix, fy_store_left_ms(deadline_ns),
-                                  &names->sink);
+        fy_store_begin_call();
+        status = fy_store_end_call(store->ops->list(
+            store->handle, prefix, fy_store_left_ms(deadline_ns), &names->sink));
         if (status)
             fy_store_fail(store, status, "listing");
         free(prefix);

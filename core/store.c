@@ -18,8 +18,10 @@
 #define P2P_SERVER      "P2PHANDSHAKE"
 #define DEFAULT_TIMEOUT 3000u
 
-/* The plugin's last line in this thread: the words behind its status. */
+/* The plugin's last line in this thread: the words behind its status. While a call of ours is
+ * under way they become the error's text, which is not to be said twice. */
 static _Thread_local char plugin_words[512];
+static _Thread_local int in_call;
 
 __attribute__((format(printf, 5, 6))) static void host_log(const struct ferry_host *host,
                                                            enum ferry_log_level level,
@@ -35,7 +37,22 @@ __attribute__((format(printf, 5, 6))) static void host_log(const struct ferry_ho
     va_end(ap);
     if (level <= FERRY_LOG_WARN)
         memcpy(plugin_words, text, sizeof(text));
-    store->engine_host->log(store->engine_host, level, file, line, "%s", text);
+    if (in_call && level <= FERRY_LOG_WARN)
+        level = FERRY_LOG_DEBUG;
+    if ((int)level <= *store->engine_host->log_level)
+        store->engine_host->log(store->engine_host, level, file, line, "%s", text);
+}
+
+void fy_store_begin_call(void)
+{
+    plugin_words[0] = '\0';
+    in_call = 1;
+}
+
+ferry_status fy_store_end_call(ferry_status status)
+{
+    in_call = 0;
+    return status;
 }
 
 ferry_status fy_store_fail(const struct fy_store *store, ferry_status status, const char *what)
@@ -58,11 +75,6 @@ uint64_t fy_store_deadline(uint32_t timeout_ms)
     return fy_now_ns() + (timeout_ms ? timeout_ms : DEFAULT_TIMEOUT) * FY_NS_PER_MS;
 }
 
-void fy_store_quiet(void)
-{
-    plugin_words[0] = '\0';
-}
-
 ferry_status fy_store_put(struct fy_store *store, const char *key, const char *val, size_t len,
                           uint64_t expect_rev, uint64_t deadline_ns)
 {
@@ -75,23 +87,25 @@ ferry_status fy_store_put(struct fy_store *store, const char *key, const char *v
                                    .val = val,
                                    .val_len = len};
 
-    fy_store_quiet();
-    return store->ops->put(store->handle, &args, fy_store_left_ms(deadline_ns), NULL);
+    fy_store_begin_call();
+    return fy_store_end_call(
+        store->ops->put(store->handle, &args, fy_store_left_ms(deadline_ns), NULL));
 }
 
 ferry_status fy_store_get(struct fy_store *store, const char *key, uint64_t deadline_ns,
                           struct fy_buf *out, uint64_t *rev_out)
 {
-    fy_store_quiet();
+    fy_store_begin_call();
     *rev_out = 0;
-    return store->ops->get(store->handle, key, fy_store_left_ms(deadline_ns), &out->sink,
-                           rev_out);
+    return fy_store_end_call(store->ops->get(store->handle, key, fy_store_left_ms(deadline_ns),
+                                             &out->sink, rev_out));
 }
 
 ferry_status fy_store_del(struct fy_store *store, const char *key, uint64_t deadline_ns)
 {
-    fy_store_quiet();
-    return store->ops->del(store->handle, key, fy_store_left_ms(deadline_ns));
+    fy_store_begin_call();
+    return fy_store_end_call(
+        store->ops->del(store->handle, key, fy_store_left_ms(deadline_ns)));
 }
 
 /* ---- keys and the rpc_meta value -------------------------------------------------------- */
@@ -220,8 +234,9 @@ static ferry_status open_plugin(struct fy_store *store, const struct fy_config *
     fy_kv_init(&kv);
     status = settings(store, config, plugin->name, &kv);
     if (!status) {
-        fy_store_quiet();
-        status = plugin->ops.open(&store->host, uri, &kv.kvs, &store->handle);
+        fy_store_begin_call();
+        status =
+            fy_store_end_call(plugin->ops.open(&store->host, uri, &kv.kvs, &store->handle));
         if (status)
             fy_store_fail(store, status, "opening");
     }
@@ -248,8 +263,11 @@ ferry_status fy_store_open_on(const struct fy_config *config,
     store->host = (struct ferry_host){.size = sizeof(store->host),
                                       .abi_major = host->abi_major,
                                       .abi_minor = host->abi_minor,
-                                      .log_level = host->log_level,
+                                      .log_level = &store->log_level,
                                       .log = host_log};
+    /* A plugin says nothing above this; its warnings are the texts of our errors. */
+    store->log_level =
+        *host->log_level > FERRY_LOG_WARN ? *host->log_level : (int)FERRY_LOG_WARN;
     store->engine_host = host;
     store->log = log;
     store->ttl_ms = 30000;

@@ -35,6 +35,7 @@ struct fy_known {
 struct fy_store {
     struct ferry_host host; /* what the plugin gets: the engine's log, and nothing else */
     const struct ferry_host *engine_host;
+    int log_level;
     const struct fy_log *log;
     const struct ferry_metadata_ops *ops;
     struct ferry_store *handle;
@@ -82,7 +83,9 @@ ferry_status fy_store_open_on(const struct fy_config *config,
 ferry_status fy_store_fail(const struct fy_store *store, ferry_status status, const char *what);
 uint64_t fy_store_deadline(uint32_t timeout_ms);
 uint32_t fy_store_left_ms(uint64_t deadline_ns);
-void fy_store_quiet(void); /* forgets the plugin's words */
+/* Round a call of the plugin that may fail; the second returns its status. */
+void fy_store_begin_call(void);
+ferry_status fy_store_end_call(ferry_status status);
 ferry_status fy_store_put(struct fy_store *store, const char *key, const char *val, size_t len,
                           uint64_t expect_rev, uint64_t deadline_ns);
 ferry_status fy_store_get(struct fy_store *store, const char *key, uint64_t deadline_ns,

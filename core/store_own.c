@@ -308,6 +308,8 @@ static ferry_status check_own(struct fy_store *store, const struct fy_own *own,
     if (!key)
         return FERRY_ENOMEM;
     status = fy_store_get_address(store, key, deadline_ns, host, &port, &rev);
+    if (status && status != FERRY_EINVAL && status != FERRY_ENOENT)
+        fy_store_fail(store, status, key);
     free(key);
     if (status == FERRY_EINVAL || (!status && (strcmp(host, own->host) || port != own->port)))
         return FERRY_EEXIST;
@@ -329,10 +331,11 @@ void fy_store_unpublish(struct fy_store *store, const char *name, uint32_t timeo
     if (own->name && !strcmp(own->name, name)) {
         if (!store->is_p2p && check_own(store, own, deadline_ns) == FERRY_EEXIST)
             FY_WARN(store->log, "name %s is another's now; its keys are left in place", name);
-        else if (fy_store_del(store, doc_key, deadline_ns) ||
-                 fy_store_del(store, rpc_key, deadline_ns))
-            FY_WARN(store->log, "name %s could not be removed from metadata server %s", name,
-                    store->server);
+        else if ((status = fy_store_del(store, doc_key, deadline_ns)) ||
+                 (status = fy_store_del(store, rpc_key, deadline_ns))) {
+            fy_store_fail(store, status, "removing our name");
+            FY_WARN(store->log, "%s", ferry_error());
+        }
     }
     pthread_mutex_lock(&store->lock);
     own->claimed = own->behind = own->away = 0;
@@ -407,10 +410,11 @@ uint32_t fy_store_turn(struct fy_store *store)
     status = keep(store, &away);
     pthread_mutex_lock(&store->lock);
     if (away && !store->own.away)
-        FY_WARN(store->log,
-                "metadata server %s does not answer; peers that are known are not affected, "
-                "and %s is published again when it is back",
-                store->server, store->own.name);
+        FY_WARN(
+            store->log,
+            "%s; peers that are known are not affected, and %s is published again when it is "
+            "back",
+            ferry_error(), store->own.name);
     else if (!away && store->own.away)
         FY_INFO(store->log, "metadata server %s answers again", store->server);
     store->own.away = away;

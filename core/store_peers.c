@@ -244,9 +244,9 @@ ferry_status fy_store_watch(struct fy_store *store, void (*cb)(void *arg, const 
         return fy_fail(FERRY_ENOMEM, "no memory for a watch");
     store->watch_cb = cb;
     store->watch_arg = arg;
-    fy_store_quiet();
-    status = store->ops->watch(store->handle, store->watch_prefix, on_event, store,
-                               &store->watch_id);
+    fy_store_begin_call();
+    status = fy_store_end_call(store->ops->watch(store->handle, store->watch_prefix, on_event,
+                                                 store, &store->watch_id));
     if (status) {
         free(store->watch_prefix);
         store->watch_prefix = NULL;
