@@ -14,16 +14,10 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "conform
 servers = importlib.import_module("servers")
 
 FERRY = build_dir() / "tools" / "ferry"
+SERVER = (str(FERRY), "metadata-server")
 NEEDS = {"etcd": ("etcd", "etcdctl"), "etcd3": ("etcd", "etcdctl"), "etcd-tls": ("etcd", "etcdctl", "openssl"),
          "redis": ("redis-server",), "redis-user": ("redis-server",), "redis-tls": ("redis-server", "openssl"),
          "https": ("nginx", "openssl")}
-
-
-class HttpServer(servers.Http):
-    """`ferry metadata-server` itself, which keeps nothing over a restart unless told to."""
-
-    def command(self):
-        return [str(self.program), "metadata-server", *super().command()[1:]]
 
 
 def section(kind):
@@ -32,14 +26,14 @@ def section(kind):
 
 
 @contextlib.contextmanager
-def store(kind):
+def store(kind, **more):
     """A started server; NotRun where its package is not installed."""
     for program in NEEDS.get(kind, ()):
         if not shutil.which(program):
             raise NotRun(f"no program {program}")
     if not (build_dir() / "metadata_plugins" / f"ferry_metadata_{section(kind)}.so").exists():
         raise NotRun(f"the plugin {section(kind)} was not built")
-    server = HttpServer(FERRY) if kind == "http" else servers.KINDS[kind](*([FERRY] if kind == "https" else []))
+    server = servers.KINDS[kind](*(SERVER if section(kind) == "http" else ()), **more)
     try:
         server.start()
         yield server
