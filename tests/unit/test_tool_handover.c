@@ -116,6 +116,27 @@ static void known_blocks_are_reused_and_the_oldest_goes_first(void **state)
     pool_fini(&pool);
 }
 
+static void the_least_recently_used_block_gives_way(void **state)
+{
+    uint32_t slots[5], again, fourth;
+    struct pool pool;
+    bool fresh;
+
+    assert_true(pool_init(&pool, 3));
+    for (uint64_t key = 1; key <= 3; key++) {
+        assert_true(pool_acquire(&pool, &key, 1, &slots[key], &fresh));
+        pool_ready(&pool, slots[key], key);
+        pool_release(&pool, &slots[key], 1);
+    }
+    assert_true(pool_acquire(&pool, &(uint64_t){1}, 1, &again, &fresh));
+    assert_true(!fresh && again == slots[1]);
+    pool_release(&pool, &again, 1);
+    assert_true(pool_acquire(&pool, &(uint64_t){4}, 1, &fourth, &fresh));
+    assert_true(fresh);
+    assert_int_equal(fourth, slots[2]);
+    pool_fini(&pool);
+}
+
 static void a_spoilt_block_is_not_found_again(void **state)
 {
     static const uint64_t keys[] = {1, 2};
@@ -280,6 +301,7 @@ int main(void)
         cmocka_unit_test(contents_are_checked_to_the_byte),
         cmocka_unit_test(a_block_in_the_wrong_place_is_found),
         cmocka_unit_test(known_blocks_are_reused_and_the_oldest_goes_first),
+        cmocka_unit_test(the_least_recently_used_block_gives_way),
         cmocka_unit_test(a_spoilt_block_is_not_found_again),
         cmocka_unit_test(a_pool_survives_a_long_random_life),
         cmocka_unit_test(messages_come_back_as_they_went),
