@@ -10,6 +10,8 @@
 #include <stdlib.h>
 
 _Thread_local bool fc_in_queue_call;
+_Thread_local unsigned fc_allocations;
+bool fc_allocations_watched;
 
 const char *fc_status(ferry_status status)
 {

@@ -45,5 +45,6 @@ const struct fc_point fc_points[] = {
     {18, "churn",
      "whatever fails, each element ends once and FERRY_OK means that the bytes are there",
      fc_point_churn, 1, 40},
+    {19, "allocations", "queue calls allocate nothing", fc_point_allocations, 1, 20},
 };
 const size_t fc_n_points = FC_COUNT(fc_points);

@@ -24,5 +24,6 @@ void fc_point_delivered(struct fc_ctx *ctx);
 void fc_point_stopped(struct fc_ctx *ctx);
 void fc_point_denied(struct fc_ctx *ctx);
 void fc_point_churn(struct fc_ctx *ctx);
+void fc_point_allocations(struct fc_ctx *ctx);
 
 #endif /* POINTS_H */

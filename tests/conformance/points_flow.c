@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Points 7, 8, 9, 11: threads, wake-ups, and what becomes of transfers that are cut short. */
+/* Points 7, 8, 9, 11, 19: threads, wake-ups, and what becomes of transfers that are cut short.
+ */
 #include "points.h"
 
 #include <errno.h>
@@ -409,5 +410,35 @@ void fc_point_close_in_flight(struct fc_ctx *ctx)
         fc_track_free(&track);
     }
     munmap(quiet.shadow, s.len);
+    fc_scene_close(ctx, &s);
+}
+
+/* --- 19 ----------------------------------------------------------------------- */
+
+void fc_point_allocations(struct fc_ctx *ctx)
+{
+    enum { N = 48 };
+    static const uint64_t lens[] = {64, 4096, 100000};
+    struct fc_scene s;
+    struct ferry_xfer v[N];
+    if (!fc_allocations_watched)
+        fc_not_applicable(ctx, "this build cannot watch the allocator");
+    fc_scene_open(ctx, N * 100000, 64, &s);
+    for (unsigned round = 0; round < 200; round++) {
+        enum ferry_op op = both[round % 2];
+        if (!fc_can(ctx, op))
+            continue;
+        for (uint32_t i = 0; i < N; i++)
+            v[i] = fc_xfer(&s, i * 100000u, i * 100000u, lens[(round + i) % 3]);
+        if (round == 20) /* what is made at first use was made */
+            fc_allocations = 0;
+        if (round % 5 == 0 && ctx->caps.flags & FERRY_CAP_CANCEL)
+            fc_cancel(&s.q, 12345);
+        if (round % 5 == 1 && ctx->caps.flags & FERRY_CAP_EVENT_FD)
+            fc_arm(&s.q);
+        fc_transfer(&s.q, op, s.peer, v, N);
+    }
+    FC_CHECK(ctx, fc_allocations == 0, "submit, poll, cancel and queue_arm to allocate nothing",
+             "%u allocations in 180 lists of %d", fc_allocations, N);
     fc_scene_close(ctx, &s);
 }

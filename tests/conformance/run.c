@@ -60,14 +60,26 @@ tell(struct fc_ctx *ctx, enum fc_result result, const char *expected, const char
     vsnprintf(shared->seen, sizeof(shared->seen), fmt, ap);
     for (unsigned i = 0; !in_target(ctx) && i < ctx->n_targets; i++) {
         struct fc_target *t = &ctx->target[i];
-        int how;
-        if (t->pid > 0 && waitpid(t->pid, &how, WNOHANG) == t->pid && WIFSIGNALED(how)) {
-            size_t at = strlen(shared->seen);
-            const char *in_target_call = atomic_load(&shared->target_stage);
-            snprintf(shared->seen + at, sizeof(shared->seen) - at,
-                     "; the target's process died of SIG%s %s%s", sigabbrev_np(WTERMSIG(how)),
-                     in_target_call ? "in " : "", in_target_call ? in_target_call : "");
+        int how = 0;
+        bool gone = false;
+        for (unsigned tries = 0; result == FC_FAIL && t->pid > 0 && !gone && tries < 10;
+             tries++) {
+            gone = waitpid(t->pid, &how, WNOHANG) == t->pid;
+            if (!gone)
+                fc_sleep_ms(2);
         }
+        if (!gone)
+            continue;
+        size_t at = strlen(shared->seen);
+        const char *in = atomic_load(&shared->target_stage);
+        if (WIFSIGNALED(how))
+            snprintf(shared->seen + at, sizeof(shared->seen) - at,
+                     "; the target's process died of SIG%s%s%s", sigabbrev_np(WTERMSIG(how)),
+                     in ? " in " : "", in ? in : "");
+        else
+            snprintf(shared->seen + at, sizeof(shared->seen) - at,
+                     "; the target's process exited with status %d%s%s", WEXITSTATUS(how),
+                     in ? " in " : "", in ? in : "");
     }
     atomic_store(&shared->ended, 1 + (int)result);
 }
@@ -198,7 +210,7 @@ static bool run_point(const struct fc_options *opt, const struct fc_point *point
     } else if (ended == 1 + FC_PASS && WIFEXITED(how) && WEXITSTATUS(how) == 0) {
         out->result = FC_PASS;
         snprintf(shared->expected, sizeof(shared->expected), "%s", point->about);
-    } else if (ended > 1 && WIFEXITED(how) && WEXITSTATUS(how) == EXIT_ENDED) {
+    } else if (ended > 1 + FC_PASS && WIFEXITED(how)) { /* a sanitizer may change the status */
         out->result = (enum fc_result)(ended - 1);
         if (!shared->expected[0])
             snprintf(shared->expected, sizeof(shared->expected), "%s", point->about);

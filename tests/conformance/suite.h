@@ -212,6 +212,9 @@ struct fc_host_region *fc_region_add(struct fc_node *node, uint64_t addr, uint64
 bool fc_region_remove(struct fc_host_region *region);
 unsigned fc_regions_held(const struct fc_node *node);
 extern _Thread_local bool fc_in_queue_call;
+/* Counted by alloc_watch.c, where the program has it. */
+extern _Thread_local unsigned fc_allocations;
+extern bool fc_allocations_watched;
 
 /* --- plugin.c ---------------------------------------------------------------- */
 /* Loads and checks the descriptor; ends the point where it must be refused. */

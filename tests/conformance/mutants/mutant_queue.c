@@ -119,6 +119,8 @@ ferry_status mutant_submit(struct ferry_queue *queue, const struct ferry_list *l
         if (mutant_host->stage_alloc(mutant_host, 64, &mem) == FERRY_OK)
             mutant_host->stage_free(mutant_host, mem);
     }
+    if (mutant_is("allocates"))
+        free(strdup("a message"));
     if (mutant_is("keeps-list")) {
         kept_list = *list;
         kept = &kept_list;
@@ -132,7 +134,8 @@ ferry_status mutant_submit(struct ferry_queue *queue, const struct ferry_list *l
         status = mutant_inner.submit(queue, list, &accepted);
     if (list->n)
         touch = list->v[0].local;
-    remember(queue, list, accepted);
+    if (!mutant_is("none") && !mutant_is("allocates"))
+        remember(queue, list, accepted);
     if (status == FERRY_EAGAIN && mutant_is("full-is-ok"))
         status = FERRY_OK;
     if (status != FERRY_OK && status != FERRY_EAGAIN) {

@@ -83,6 +83,7 @@ LOOP = [
     ("few-queues", 17, r"refuse more than caps\.max_queues"),
     ("short-transfers", 17, r"longer than caps\.max_xfer_len"),
     ("any-device", 17, r"device to refuse an index"),
+    ("allocates", 19, r"to allocate nothing"),
     ("touches-after-completion", 18,
      r"local memory to be untouched|FERRY_OK only where the bytes are in place"),
     ("completes-twice", 18, r"completed a second time|lists that are in flight only"),
