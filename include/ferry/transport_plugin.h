@@ -172,7 +172,8 @@ struct ferry_transport_ops {
     /* --- memory ------------------------------------------------------ C --- */
 
     /*
-     * Register n regions on all devices; mr_out has room for n. All or nothing.
+     * Register n regions on all devices; mr_out has room for n. All or nothing. Each desc
+     * begins desc->size bytes after the one before it: a newer core's is longer.
      * The memory stays the caller's and must outlive its mr. mr_out[i]: freed by
      * mem_dereg.
      */

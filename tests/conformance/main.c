@@ -23,6 +23,8 @@ static void usage(FILE *to)
           to);
 }
 
+static char skip_reason[512]; /* the last one */
+
 static void report(void *arg, const struct fc_outcome *o)
 {
     static const char *const words[] = {"pass", "FAIL", "n/a", "skip"};
@@ -36,6 +38,11 @@ static void report(void *arg, const struct fc_outcome *o)
             printf("     logged:   %.*s\n", (int)n, line);
             line += n + (line[n] == '\n');
         }
+    }
+    if (o->result == FC_SKIPPED) {
+        const char *line = strrchr(o->log, '\n');
+        line = line ? line + 1 : o->log;
+        snprintf(skip_reason, sizeof(skip_reason), "%s%s%s", o->seen, *line ? ": " : "", line);
     }
     fflush(stdout);
 }
@@ -166,5 +173,9 @@ int main(int argc, char **argv)
     free(only);
     if (summary.failed)
         return 1;
-    return summary.skipped && !summary.passed ? EXIT_SKIPPED : 0;
+    if (!summary.skipped)
+        return 0;
+    /* point 0 passes without the device */
+    printf("%s\n", skip_reason);
+    return EXIT_SKIPPED;
 }

@@ -106,13 +106,18 @@ void fc_load(struct fc_ctx *ctx)
     fc_stage(ctx, NULL);
 }
 
-void fc_open(struct fc_ctx *ctx, struct fc_node *node)
+void fc_probe(struct fc_ctx *ctx, struct fc_node *node)
 {
     ferry_status status = FC_CALL(ctx, probe, &node->host);
     if (status == FERRY_EDEVICE)
         fc_skip(ctx, "probe: FERRY_EDEVICE");
     FC_CHECK(ctx, status == FERRY_OK || status == FERRY_ENOTSUP,
              "probe to return FERRY_OK or FERRY_EDEVICE", "%s", fc_status(status));
+}
+
+void fc_open(struct fc_ctx *ctx, struct fc_node *node)
+{
+    fc_probe(ctx, node);
     FC_OK(ctx, open, &node->host, node->is_target ? &ctx->opt->target : &ctx->opt->config,
           &node->tp);
     ctx->caps = (struct ferry_tp_caps){.size = sizeof(ctx->caps)};

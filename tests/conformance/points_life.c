@@ -35,6 +35,7 @@ void fc_point_unknown_key(struct fc_ctx *ctx)
     struct ferry_tp *const untouched = (struct ferry_tp *)(uintptr_t)0x5a5a;
     struct ferry_tp *tp = untouched;
     fc_load(ctx);
+    fc_probe(ctx, &ctx->self);
     struct ferry_kv unknown = TEXT("no_such_key_as_this", "1");
     ferry_status status = open_with(ctx, &unknown, 1, &tp);
     FC_CHECK(ctx, status == FERRY_EINVAL, "FERRY_EINVAL", "%s", fc_status(status));

@@ -219,6 +219,8 @@ extern bool fc_allocations_watched;
 /* --- plugin.c ---------------------------------------------------------------- */
 /* Loads and checks the descriptor; ends the point where it must be refused. */
 void fc_load(struct fc_ctx *ctx);
+/* Ends the point where this machine is not fit. */
+void fc_probe(struct fc_ctx *ctx, struct fc_node *node);
 /* Opens a node's transport and queries its caps into ctx->caps. */
 void fc_open(struct fc_ctx *ctx, struct fc_node *node);
 void fc_close(struct fc_ctx *ctx, struct fc_node *node);
