@@ -92,6 +92,10 @@ static size_t parse_size(const char *s)
 
 static void host_log(const struct ferry_host *host, enum ferry_log_level level,
                      const char *file, int line, const char *fmt, ...)
+    __attribute__((format(printf, 5, 6)));
+
+static void host_log(const struct ferry_host *host, enum ferry_log_level level,
+                     const char *file, int line, const char *fmt, ...)
 {
     va_list ap;
 
