@@ -6,8 +6,8 @@
  * freezes it when told. Knows no plugin by name and nothing of the core.
  *
  *   metadata_conformance PLUGIN.so URI [--config KEY=VALUE]... [--absent=unreach]
- *   metadata_conformance PLUGIN.so URI [--config KEY=VALUE]... --try get|list|del|put KEY [BYTES]
- *   metadata_conformance PLUGIN.so --server PROGRAM ARG... (must come last)
+ *   metadata_conformance PLUGIN.so URI [--config KEY=VALUE]... --try get|list|del|put KEY
+ * [BYTES] metadata_conformance PLUGIN.so --server PROGRAM ARG... (must come last)
  */
 #include "metadata_conformance.h"
 

@@ -213,7 +213,7 @@ static enum result opening_leaks_nothing(void)
 {
     size_t fds = 0, threads = 0;
 
-    for (int i = 0; i < 60; i++) {
+    for (int i = 0; i < 40; i++) {
         struct ferry_store *other;
 
         CHECK_STATUS(open_store(&other), FERRY_OK);

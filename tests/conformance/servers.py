@@ -225,7 +225,7 @@ class Etcd(Server):
                    "--initial-cluster", self.cluster or "%s=%s" % (self.name, peer),
                    "--max-request-bytes", str(16 << 20), "--heartbeat-interval", "50", "--election-timeout", "500"]
         if self.tls:
-            command += ["--cert-file", self.path("server.crt"), "--key-file", self.path("server.key"),
+            command += ["--bcrypt-cost", "4", "--cert-file", self.path("server.crt"), "--key-file", self.path("server.key"),
                         "--client-cert-auth", "--trusted-ca-file", self.path("ca.crt")]
         return command
 
@@ -333,6 +333,12 @@ class Etcd3:
     def freeze_leader(self):
         self.leader().freeze()
 
+    def lose_first(self):
+        self.members[0].stop()
+
+    def freeze_first(self):
+        self.members[0].freeze()
+
     def close(self):
         for member in self.members:
             member.close()
@@ -399,7 +405,8 @@ class RedisTls(Redis):
                 return s.recv(64).startswith((b"+PONG", b"-NOAUTH"))
 
 
-COMMANDS = ("stop", "start", "empty", "freeze", "thaw", "compact", "lose_leader", "freeze_leader")
+COMMANDS = ("stop", "start", "empty", "freeze", "thaw", "compact", "lose_leader", "freeze_leader",
+            "lose_first", "freeze_first")
 KINDS = {"http": Http, "https": Https, "etcd": Etcd, "etcd-tls": EtcdTls, "etcd3": Etcd3,
          "redis": Redis, "redis-user": RedisUser, "redis-tls": RedisTls}
 

@@ -25,7 +25,7 @@ TABLE = []
 def attempt(plugin, uri, *call, env=None, **config):
     """(status, milliseconds, words) of one call."""
     args = []
-    for key, value in config.items():
+    for key, value in {"timeout_ms": "8000", "connect_timeout_ms": "8000", **config}.items():
         args += ["--config", "%s=%s" % (key, value)]
     out = subprocess.run(
         [os.path.join(BUILD, "tests/conformance/metadata_conformance"),
@@ -42,7 +42,7 @@ class Case(unittest.TestCase):
         for part in parts:
             self.assertIn(part, got[2])
         self.assertNotIn("hush", got[2])
-        self.assertLess(got[1], 6000)
+        self.assertLess(got[1], 12000)
 
     def run_server(self, server):
         self.addCleanup(server.close)
@@ -146,6 +146,34 @@ class Etcd(Case):
         self.expect("plain to TLS", attempt("etcd", s.uri.replace("etcds", "etcd"), "get", "k"), EUNREACH)
 
 
+    def test_a_server_that_is_unable_for_a_moment_is_asked_again(self):
+        class Unable(http.server.BaseHTTPRequestHandler):
+            asked = 0
+
+            def do_POST(self):
+                Unable.asked += 1
+                self.rfile.read(int(self.headers["Content-Length"]))
+                able = Unable.asked > 3
+                body = b'{"header":{"revision":"1"}}' if able else b'{"error":"etcdserver: no leader","code":14}'
+                self.send_response(200 if able else 503)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, *args):
+                pass
+
+        unable = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Unable)
+        threading.Thread(target=unable.serve_forever).start()
+        self.addCleanup(unable.server_close)
+        self.addCleanup(unable.shutdown)
+        uri = "etcd://127.0.0.1:%d" % unable.server_port
+        self.expect("no leader for a moment", attempt("etcd", uri, "get", "k"), ENOENT)
+        self.assertEqual(Unable.asked, 4)
+        Unable.asked = -1000
+        self.expect("no leader", attempt("etcd", uri, "get", "k", timeout_ms="500"), EUNREACH, "no leader")
+
+
 class Redis(Case):
     def test_addresses(self):
         for uri in ("redis://", "redis://h:1/x", "redis://a:1,b:2"):
@@ -162,7 +190,8 @@ class Redis(Case):
         self.expect("no such database", attempt("redis", s.uri + "/99", "get", "k"), EUNREACH, "SELECT", "range")
         self.expect("password where there is none",
                     attempt("redis", s.uri, "get", "k", password=SECRET), EUNREACH, "AUTH")
-        self.expect("TLS to plain", attempt("redis", s.uri.replace("redis", "rediss"), "get", "k"), EUNREACH, "TLS")
+        self.expect("TLS to plain", attempt("redis", s.uri.replace("redis", "rediss"), "get", "k", timeout_ms="500"),
+                    EUNREACH, "TLS")
         s.say("RPUSH", "list", "x")
         self.expect("another kind of value", attempt("redis", s.uri, "get", "list"), EUNREACH, "WRONGTYPE")
         s.say("CONFIG", "SET", "maxmemory", "1mb")
