@@ -34,6 +34,7 @@
                                         */
 #define REQUEST_NS  (60 * FY_NS_PER_S) /* for the whole request */
 #define LINGER_NS   (5 * FY_NS_PER_S)  /* for the client's close after the reply */
+#define DRAIN_NS    (500 * FY_NS_PER_MS) /* for answers that are due when it is closed */
 #define NO_FILES_NS (100 * FY_NS_PER_MS) /* before accepting again when descriptors ran out */
 #define MIN_BUDGET  ((size_t)64 << 20)   /* for all unanswered requests together, at least */
 #define IDLE_MS     10000                /* before a handler's thread ends */
@@ -428,13 +429,32 @@ static int wait_ms(const struct fy_control *control)
     return until == NEVER ? -1 : fy_ms_left(until);
 }
 
+/* Once it stops: are there peers whose answer is on its way? What a handler did must not look
+ * undone to them. */
+static int goes_on(struct fy_control *control, uint64_t *drain_until_ns)
+{
+    if (!atomic_load_explicit(&control->stopping, memory_order_acquire))
+        return 1;
+    if (!*drain_until_ns) {
+        *drain_until_ns = fy_now_ns() + DRAIN_NS;
+        set_accepting(control, 0, NEVER);
+    }
+    for (const struct conn *conn = control->conns; conn; conn = conn->next) {
+        if (conn->state == HANDLING || conn->state == WRITING)
+            return fy_now_ns() < *drain_until_ns;
+    }
+    return 0;
+}
+
 static void *control_main(void *arg)
 {
     struct fy_control *control = arg;
     struct epoll_event events[64];
+    uint64_t drain_until_ns = 0;
 
-    while (!atomic_load_explicit(&control->stopping, memory_order_acquire)) {
-        int woken = 0, n = epoll_wait(control->epoll_fd, events, 64, wait_ms(control));
+    while (goes_on(control, &drain_until_ns)) {
+        int ms = drain_until_ns ? fy_ms_left(drain_until_ns) : wait_ms(control);
+        int woken = 0, n = epoll_wait(control->epoll_fd, events, 64, ms);
 
         for (int i = 0; i < n; i++) {
             if (events[i].data.ptr == control)
