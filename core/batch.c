@@ -289,8 +289,9 @@ static void batch_over(struct fy_batch *batch)
     else
         atomic_store(&batch->ended, true); /* pairs with fy_wait */
     fy_wait_wake(batch);
-    atomic_fetch_sub_explicit(&engine->n_active, 1, memory_order_release);
     fy_batch_put(batch);
+    /* Last: the engine may be closed, and the batch forgotten, from here on. */
+    atomic_fetch_sub_explicit(&engine->n_active, 1, memory_order_release);
 }
 
 /* A worker's job: the notifications, now that the data is there. */

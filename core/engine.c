@@ -305,10 +305,11 @@ void ferry_engine_close(struct ferry_engine *engine, uint32_t timeout_ms)
         fy_store_unpublish(engine->store, engine->name, LEAVE_MS);
     fy_follow_stop(engine);
     fy_control_close(engine->control);
+    fy_progress_stop(engine); /* it holds batches while it looks at them */
     fy_batches_close(engine);
     fy_segments_close(engine);
     fy_work_close(engine->work); /* closes the last peers */
-    fy_progress_stop(engine);
+    fy_progress_close(engine);
     fy_memory_close(engine);
     fy_transports_close(engine);
     fy_registry_close(engine->registry); /* plugins asked it up to now */

@@ -456,7 +456,9 @@ void fy_wait_close(struct ferry_engine *engine);
 
 /* progress.c */
 ferry_status fy_progress_start(struct ferry_engine *engine);
-void fy_progress_stop(struct ferry_engine *engine);
+void fy_progress_stop(
+    struct ferry_engine *engine); /* joins the thread; kicks do nothing then */
+void fy_progress_close(struct ferry_engine *engine); /* and its descriptors */
 /* Somebody must look at the lanes soon (`soon`), or at the deadlines now and then. */
 void fy_progress_kick(struct ferry_engine *engine, bool soon);
 /* The progress thread is woken by this lane's next event. */

@@ -205,6 +205,10 @@ void fy_progress_stop(struct ferry_engine *engine)
         pthread_join(engine->progress_thread, NULL);
         engine->progress_started = false;
     }
+}
+
+void fy_progress_close(struct ferry_engine *engine)
+{
     if (engine->progress_epoll >= 0)
         close(engine->progress_epoll);
     if (engine->progress_timer >= 0)
