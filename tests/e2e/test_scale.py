@@ -8,7 +8,7 @@ import time
 from ferry_e2e import check, main
 from ferry_node import BASE, KIB, LONG, MIB, OK, Node, pair
 
-FAR = BASE + (1 << 40)
+FAR = BASE + (1 << 36)
 PEERS = 256 if LONG else 64
 A_NODE = 32  # engines in one process
 
