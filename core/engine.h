@@ -120,6 +120,7 @@ struct fy_view {
 
     pthread_mutex_t lock; /* guards what follows */
     struct fy_part *waiting, **waiting_tail;
+    bool leaving; /* the peer is being closed: no key is opened with it any more */
     /* One for each buffer of the document, opened at first use; written under `lock`. */
     _Atomic(struct ferry_rmem *) *rmem;
 };
@@ -388,7 +389,8 @@ void fy_view_quiesce(struct fy_view *view);
 /* Takes a part that waits for the connection out again. false: it does not wait there any more.
  */
 bool fy_view_unwait(struct fy_view *view, struct fy_part *part);
-/* The key of one buffer of the document. HOT after the first time. */
+/* The key of one buffer of the document; NULL in a view that is broken. HOT after the first
+ * time. */
 ferry_status fy_view_rmem(struct fy_view *view, size_t buffer, struct ferry_rmem **rmem_out);
 
 /* lane.c */

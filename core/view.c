@@ -59,6 +59,9 @@ static void close_peer(struct fy_view *view)
 
     pthread_mutex_lock(&view->control_lock);
     if (!view->closed) {
+        pthread_mutex_lock(&view->lock);
+        view->leaving = true;
+        pthread_mutex_unlock(&view->lock);
         for (unsigned i = 0; i < transport->n_lanes; i++)
             fy_lane_barrier(transport->lanes[i]);
         transport->ops->peer_close(view->peer);
@@ -295,7 +298,8 @@ ferry_status fy_view_rmem(struct fy_view *view, size_t buffer, struct ferry_rmem
     if (!rmem) {
         pthread_mutex_lock(&view->lock);
         rmem = atomic_load_explicit(&view->rmem[buffer], memory_order_relaxed);
-        if (!rmem) {
+        /* Without a peer there is no key; a part of this view is not submitted any more. */
+        if (!rmem && !view->leaving) {
             const struct ferry_kvs *attrs = b->attrs && view->doc_transport >= 0
                                                 ? &b->attrs[view->doc_transport].kvs
                                                 : &no_attrs;
