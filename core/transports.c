@@ -33,6 +33,8 @@ static ferry_status core_keys(struct ferry_engine *engine, const char *name, str
 
     snprintf(port, sizeof(port), "%u", engine->control_port + 1u);
     if (!status)
+        status = fy_kv_put_text(kv, "core.name", engine->name);
+    if (!status)
         status = fy_kv_put_text(kv, "core.bind", bind ? bind : "");
     if (!status)
         status = fy_kv_put_text(kv, "core.host", engine->host);

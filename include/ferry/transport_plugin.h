@@ -146,9 +146,10 @@ struct ferry_transport_ops {
      * Serving peers' requests starts here (threads, listening sockets).
      *
      * Keys that begin with "core." come from the core, to every transport alike; those of
-     * no use are passed over: core.bind (address to listen on, "" = every address), core.host
-     * (the address that peers are told), core.port (a free port nearby, text; to be preferred
-     * over any, and no error where it is taken), core.devices (comma list, "" = all).
+     * no use are passed over: core.name (ours, as peers know it), core.bind (address to listen
+     * on, "" = every address), core.host (the address that peers are told), core.port (a free
+     * port nearby, text; to be preferred over any, and no error where it is taken),
+     * core.devices (comma list, "" = all).
      */
     ferry_status (*open)(const struct ferry_host *host, const struct ferry_kvs *config,
                          struct ferry_tp **tp_out);
