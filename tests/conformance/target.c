@@ -244,8 +244,12 @@ static void *back_main(void *arg)
 static bool exchange(struct fc_target *t, struct msg *m, uint32_t timeout_ms)
 {
     bool ok = false;
-    pthread_mutex_lock(&t->lock);
     uint64_t end = fc_now_ms() + timeout_ms;
+    struct timespec by;
+    clock_gettime(CLOCK_REALTIME, &by);
+    by.tv_sec += timeout_ms / 1000 + 1;
+    if (pthread_mutex_timedlock(&t->lock, &by) != 0)
+        return false; /* others wait for a target that does not answer */
     uint32_t seq = m->seq = ++t->seq;
     if (send(t->ctl, m, MSG_HDR + m->len, MSG_NOSIGNAL) >= 0) {
         for (;;) {
