@@ -75,7 +75,7 @@ static bool parse(const char *text, uint64_t max, uint64_t *value_out)
 static ferry_status bad(const struct ferry_host *host, const char *key, const char *text,
                         const char *allowed)
 {
-    RDMA_LOG(host, FERRY_LOG_ERROR, "rdma: %s is \"%.100s\": %s", key, text, allowed);
+    RDMA_LOG(host, FERRY_LOG_ERROR, "%s is \"%.100s\": %s", key, text, allowed);
     return FERRY_EINVAL;
 }
 

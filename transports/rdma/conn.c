@@ -154,8 +154,7 @@ static void destroy_qps(struct ferry_tp *tp, struct ibv_qp **qp, uint32_t n)
 {
     for (uint32_t i = 0; i < n; i++) {
         if (qp[i] && tp->ibv->destroy_qp(qp[i]) != 0)
-            RDMA_LOG(tp->host, FERRY_LOG_ERROR, "rdma: destroying queue pair: %s",
-                     strerror(errno));
+            RDMA_LOG(tp->host, FERRY_LOG_ERROR, "destroying queue pair: %s", strerror(errno));
         qp[i] = NULL;
     }
 }
@@ -208,20 +207,20 @@ static ferry_status ask(const struct rdma_rail *rail, const struct rdma_hello *h
         status = rdma_hello_parse(reply.data ? reply.data : "", reply.len, answer_out, &why);
     free(reply.data);
     if (why) {
-        RDMA_LOG(tp->host, FERRY_LOG_ERROR, "rdma: peer %s answered %s: %s",
-                 rail->link->peer->name, hello->peer_nic_path, why);
+        RDMA_LOG(tp->host, FERRY_LOG_ERROR, "peer %s answered %s: %s", rail->link->peer->name,
+                 hello->peer_nic_path, why);
         return FERRY_EIO;
     }
     if (status != FERRY_OK) {
-        RDMA_LOG(tp->host, FERRY_LOG_WARN, "rdma: %s does not answer (status %d)",
-                 hello->peer_nic_path, status);
+        RDMA_LOG(tp->host, hello->bye ? FERRY_LOG_DEBUG : FERRY_LOG_WARN,
+                 "%s does not answer (status %d)", hello->peer_nic_path, status);
         return ferry_status_scope(status) < FERRY_SCOPE_PEER ? FERRY_EUNREACH : status;
     }
     if (answer_out->reply_msg[0]) {
         status =
             answer_out->ferry && answer_out->status < 0 ? answer_out->status : FERRY_EUNREACH;
-        RDMA_LOG(tp->host, FERRY_LOG_WARN, "rdma: %s refuses: %.200s", hello->peer_nic_path,
-                 answer_out->reply_msg);
+        RDMA_LOG(tp->host, hello->bye ? FERRY_LOG_DEBUG : FERRY_LOG_WARN, "%s refuses: %.200s",
+                 hello->peer_nic_path, answer_out->reply_msg);
     }
     return status;
 }
@@ -241,7 +240,7 @@ static ferry_status finish(struct rdma_rail *rail, const struct rdma_gid *gid,
         strcmp(answer->local_nic_path, hello->peer_nic_path) != 0 ||
         strcmp(answer->peer_nic_path, hello->local_nic_path) != 0) {
         RDMA_LOG(tp->host, FERRY_LOG_ERROR,
-                 "rdma: %s answers as %s with %u queue pairs where %u were asked for",
+                 "%s answers as %s with %u queue pairs where %u were asked for",
                  hello->peer_nic_path, answer->local_nic_path, answer->n_qp, rail->n_qp);
         return FERRY_EIO;
     }
@@ -257,7 +256,7 @@ static ferry_status finish(struct rdma_rail *rail, const struct rdma_gid *gid,
         if (rc) {
             char text[48];
             rdma_gid_text(far.gid, text);
-            RDMA_LOG(tp->host, FERRY_LOG_WARN, "rdma: device %s cannot reach %s (GID %s): %s",
+            RDMA_LOG(tp->host, FERRY_LOG_WARN, "device %s cannot reach %s (GID %s): %s",
                      device->name, hello->peer_nic_path, text, strerror(rc));
             return FERRY_EUNREACH;
         }
@@ -287,7 +286,7 @@ ferry_status rdma_connect(struct rdma_rail *rail, uint32_t timeout_ms, struct ib
         int rc = 0;
         qp[i] = make_qp(device, queue->dev[rail->local].cq, rail->qp[i].cap, &max_inline);
         if (!qp[i] || (rc = to_init(device, qp[i], false)) != 0) {
-            RDMA_LOG(tp->host, FERRY_LOG_ERROR, "rdma: device %s: making a queue pair: %s",
+            RDMA_LOG(tp->host, FERRY_LOG_ERROR, "device %s: making a queue pair: %s",
                      device->name, strerror(rc ? rc : errno));
             destroy_qps(tp, qp, rail->n_qp);
             return FERRY_ENOMEM;
@@ -303,7 +302,7 @@ ferry_status rdma_connect(struct rdma_rail *rail, uint32_t timeout_ms, struct ib
     }
     memcpy(qp_out, qp, rail->n_qp * sizeof(qp[0]));
     *max_inline_out = max_inline;
-    RDMA_LOG(tp->host, FERRY_LOG_DEBUG, "rdma: %s is connected to %s", hello.local_nic_path,
+    RDMA_LOG(tp->host, FERRY_LOG_DEBUG, "%s is connected to %s", hello.local_nic_path,
              hello.peer_nic_path);
     return FERRY_OK;
 }
@@ -513,8 +512,8 @@ ferry_status rdma_on_call(struct ferry_tp *tp, const char *peer_name, const void
     else if (hello.ferry || !answer_again(tp, &hello, &answer))
         serve(tp, &hello, &answer);
     if (answer.reply_msg[0])
-        RDMA_LOG(tp->host, FERRY_LOG_WARN, "rdma: refused %.200s of %s: %s",
-                 hello.local_nic_path, peer_name, answer.reply_msg);
+        RDMA_LOG(tp->host, FERRY_LOG_WARN, "refused %.200s of %s: %s", hello.local_nic_path,
+                 peer_name, answer.reply_msg);
     text = rdma_hello_encode(&answer);
     if (!text)
         return FERRY_ENOMEM;

@@ -173,7 +173,7 @@ static bool add_device(struct ferry_tp *tp, struct ibv_device *found)
         if (strcmp(tp->device[i].name, name) == 0)
             return true; /* named twice */
     if (tp->n_devices == RDMA_MAX_DEVICES) {
-        RDMA_LOG(tp->host, FERRY_LOG_WARN, "rdma: device %s is not used: at most %u are", name,
+        RDMA_LOG(tp->host, FERRY_LOG_WARN, "device %s is not used: at most %u are", name,
                  RDMA_MAX_DEVICES);
         return false;
     }
@@ -184,15 +184,14 @@ static bool add_device(struct ferry_tp *tp, struct ibv_device *found)
     strcpy(device->name, name);
     why = open_device(device, found);
     if (why) {
-        RDMA_LOG(tp->host, FERRY_LOG_WARN, "rdma: device %s is not used: %s", name, why);
+        RDMA_LOG(tp->host, FERRY_LOG_WARN, "device %s is not used: %s", name, why);
         close_device(device);
         return false;
     }
     rdma_gid_text(device->gids[0].raw, gid);
     RDMA_LOG(tp->host, FERRY_LOG_INFO,
-             "rdma: device %s port %u, MTU %u, GID %d %s, LID %u, NUMA node %d", name,
-             device->port, device->mtu, device->gids[0].index, gid, device->lid,
-             device->numa_node);
+             "device %s port %u, MTU %u, GID %d %s, LID %u, NUMA node %d", name, device->port,
+             device->mtu, device->gids[0].index, gid, device->lid, device->numa_node);
     tp->n_devices++;
     return true;
 }
@@ -206,7 +205,7 @@ static ferry_status unknown_device(struct ferry_tp *tp, const char *name,
     for (; *list && len < sizeof(names) - RDMA_NAME_MAX; list++)
         len += (size_t)snprintf(names + len, sizeof(names) - len, "%s%.60s", len ? ", " : "",
                                 tp->ibv->get_device_name(*list));
-    RDMA_LOG(tp->host, FERRY_LOG_ERROR, "rdma: there is no device \"%s\"; there %s: %s", name,
+    RDMA_LOG(tp->host, FERRY_LOG_ERROR, "there is no device \"%s\"; there %s: %s", name,
              len ? "are" : "is none", names);
     return FERRY_EINVAL;
 }
@@ -230,7 +229,7 @@ static ferry_status open_named(struct ferry_tp *tp, struct ibv_device **list)
         }
         if (spaces)
             RDMA_LOG(tp->host, FERRY_LOG_WARN,
-                     "rdma: spaces round the device name \"%s\" "
+                     "spaces round the device name \"%s\" "
                      "are passed over",
                      name);
         if (!*name)
@@ -250,7 +249,7 @@ ferry_status rdma_devices_open(struct ferry_tp *tp)
     ferry_status status = FERRY_OK;
 
     if (!list) {
-        RDMA_LOG(tp->host, FERRY_LOG_ERROR, "rdma: the list of devices: %s", strerror(errno));
+        RDMA_LOG(tp->host, FERRY_LOG_ERROR, "the list of devices: %s", strerror(errno));
         return FERRY_EDEVICE;
     }
     if (tp->config.devices[0])
@@ -260,7 +259,7 @@ ferry_status rdma_devices_open(struct ferry_tp *tp)
             add_device(tp, *found);
     tp->ibv->free_device_list(list);
     if (status == FERRY_OK && tp->n_devices == 0) {
-        RDMA_LOG(tp->host, FERRY_LOG_ERROR, "rdma: no usable device");
+        RDMA_LOG(tp->host, FERRY_LOG_ERROR, "no usable device");
         status = FERRY_EDEVICE;
     }
     if (status != FERRY_OK)

@@ -53,7 +53,7 @@ static void destroy(struct rdma_rail *rail, struct ibv_qp **qp)
         if (qp[i]) {
             tp->ibv->modify_qp(qp[i], &attr, IBV_QP_STATE);
             if (tp->ibv->destroy_qp(qp[i]) != 0)
-                RDMA_LOG(tp->host, FERRY_LOG_ERROR, "rdma: a queue pair cannot be destroyed");
+                RDMA_LOG(tp->host, FERRY_LOG_ERROR, "a queue pair cannot be destroyed");
         }
 }
 
@@ -137,14 +137,18 @@ static ferry_status connect_rail(struct rdma_rail *rail, uint64_t deadline_ns)
     return status;
 }
 
+/* Another rail is up, or somebody is at it: those not needed before are tried now. */
 static bool any_other(const struct rdma_rail *rail)
 {
-    const struct rdma_link *link = rail->link;
+    struct rdma_link *link = rail->link;
+    bool alive = false;
 
+    rdma_link_spread(link);
     for (uint32_t i = 0; i < link->n_rails; i++)
-        if (&link->rail[i] != rail && link->rail[i].state != RAIL_DOWN)
-            return true;
-    return false;
+        if (&link->rail[i] != rail &&
+            (link->rail[i].state != RAIL_DOWN || link->rail[i].wanted))
+            alive = true;
+    return alive;
 }
 
 /* Another of the peer's devices next time, where it has more than one. */
@@ -172,7 +176,7 @@ static void give_up(struct rdma_rail *rail, ferry_status status)
             rdma_job_add(&tp->jobs, &rail->job, rdma_now_ns()); /* its other devices first */
             return;
         }
-        RDMA_LOG(tp->host, FERRY_LOG_WARN, "rdma: no rail to %s is left (status %d)",
+        RDMA_LOG(tp->host, FERRY_LOG_WARN, "no rail to %s is left (status %d)",
                  link->peer->name, status);
         rdma_link_end_all(link, status);
         return;
@@ -180,10 +184,9 @@ static void give_up(struct rdma_rail *rail, ferry_status status)
     rail->backoff_ms = rail->backoff_ms ? rail->backoff_ms * 2 : MIN_BACKOFF_MS;
     if (rail->backoff_ms > MAX_BACKOFF_MS)
         rail->backoff_ms = MAX_BACKOFF_MS;
-    RDMA_LOG(tp->host, FERRY_LOG_WARN,
-             "rdma: the rail from %s to %s is down, next attempt in %llu ms",
-             tp->device[rail->local].name, link->peer->name,
-             (unsigned long long)rail->backoff_ms);
+    RDMA_LOG(
+        tp->host, FERRY_LOG_WARN, "the rail from %s to %s is down, next attempt in %llu ms",
+        tp->device[rail->local].name, link->peer->name, (unsigned long long)rail->backoff_ms);
     rdma_job_add(&tp->jobs, &rail->job, rdma_now_ns() + ms(rail->backoff_ms));
 }
 
@@ -217,6 +220,7 @@ void rdma_rail_job(struct rdma_rail *rail)
     ferry_status status = FERRY_OK;
 
     pthread_mutex_lock(&queue->lock);
+    rail->wanted = false;
     if (link->closing)
         goto out;
     if (rail->state == RAIL_BROKEN) {
@@ -249,6 +253,20 @@ out:
     pthread_mutex_unlock(&queue->lock);
 }
 
+void rdma_link_spread(struct rdma_link *link)
+{
+    struct ferry_tp *tp = link->queue->tp;
+
+    if (link->spread || link->closing)
+        return;
+    link->spread = true;
+    for (uint32_t i = 0; i < link->n_rails; i++)
+        if (link->rail[i].state == RAIL_DOWN && !link->rail[i].job.queued) {
+            link->rail[i].wanted = true;
+            rdma_job_add(&tp->jobs, &link->rail[i].job, rdma_now_ns());
+        }
+}
+
 void rdma_rail_broken(struct rdma_rail *rail, enum rdma_cause cause)
 {
     struct ferry_tp *tp = rail->link->queue->tp;
@@ -261,8 +279,11 @@ void rdma_rail_broken(struct rdma_rail *rail, enum rdma_cause cause)
         return;
     rail->state = RAIL_BROKEN;
     rail->cause = cause;
-    if (!rail->link->closing)
-        rdma_job_add(&tp->jobs, &rail->job, rdma_now_ns());
+    if (rail->link->closing)
+        return;
+    rdma_job_add(&tp->jobs, &rail->job, rdma_now_ns());
+    if (cause != CAUSE_CANCEL && cause != CAUSE_REFUSED)
+        rdma_link_spread(rail->link);
 }
 
 static bool wait_until(struct ferry_queue *queue, uint64_t deadline_ns)
@@ -276,13 +297,13 @@ static bool wait_until(struct ferry_queue *queue, uint64_t deadline_ns)
 ferry_status rdma_link_connect(struct rdma_link *link, uint32_t timeout_ms)
 {
     struct ferry_queue *queue = link->queue;
-    struct ferry_tp *tp = queue->tp;
     uint64_t deadline = rdma_now_ns() + ms(timeout_ms);
     ferry_status status = FERRY_EUNREACH;
     bool up = false;
 
     pthread_mutex_lock(&queue->lock);
     link->status = FERRY_OK; /* one that failed may try again */
+    link->spread = false;
     for (uint32_t i = 0; i < link->n_rails && !up; i++) {
         struct rdma_rail *rail = &link->rail[i];
         uint32_t tries = link->peer->remote.n;
@@ -302,9 +323,6 @@ ferry_status rdma_link_connect(struct rdma_link *link, uint32_t timeout_ms)
         if (status != FERRY_OK && status != FERRY_EUNREACH)
             break; /* the peer itself does not answer: other rails would not either */
     }
-    for (uint32_t i = 0; i < link->n_rails && up; i++)
-        if (link->rail[i].state == RAIL_DOWN)
-            rdma_job_add(&tp->jobs, &link->rail[i].job, rdma_now_ns());
     if (up)
         rdma_send(link);
     else if (link->status == FERRY_OK)

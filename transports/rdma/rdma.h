@@ -144,6 +144,7 @@ struct rdma_rail {
     uint64_t busy_bytes; /* completed since then */
     uint64_t progress_ns;
     bool progressed; /* something completed since it was connected */
+    bool wanted;     /* down, and about to be tried for the first time */
     bool probed, probe_failed;
     uint32_t failures; /* in a row */
     uint64_t backoff_ms;
@@ -155,6 +156,7 @@ struct rdma_link {
     struct ferry_peer *peer;
     struct rdma_link *next_of_peer;
     bool closing;
+    bool spread; /* all rails are wanted, not only the first */
     bool listed; /* on the queue's list of links with something to send */
     struct rdma_link *next_listed;
     ferry_status status;             /* not FERRY_OK: it failed and takes no more */
@@ -324,6 +326,8 @@ void rdma_rmem_close(struct ferry_rmem *rmem);
 void rdma_link_down(struct rdma_link *link);
 /* Connects what is down, waiting for the first rail; without the lock. */
 ferry_status rdma_link_connect(struct rdma_link *link, uint32_t timeout_ms);
+/* Much is to be sent, or a rail broke: the others are connected too, from now on. */
+void rdma_link_spread(struct rdma_link *link);
 void rdma_rail_broken(struct rdma_rail *rail, enum rdma_cause cause);
 void rdma_rail_job(struct rdma_rail *rail); /* by a worker, without the lock */
 

@@ -14,6 +14,8 @@
 #define MEASURE_BYTES (UINT64_C(1) << 18)
 /* What a rail may have ahead of it before pieces wait for whichever is free first. */
 #define AHEAD_NS      2e6
+/* With less than this at once, one rail is enough, and the others are not even connected. */
+#define SPREAD_BYTES  (UINT64_C(512) << 10)
 
 static uint64_t min64(uint64_t a, uint64_t b)
 {
@@ -236,7 +238,7 @@ static void post_chain(struct rdma_qp *qp)
     qp->chain = NULL;
     if (rc == 0)
         return;
-    RDMA_LOG(rail->link->queue->tp->host, FERRY_LOG_ERROR, "rdma: device %s: posting: %s",
+    RDMA_LOG(rail->link->queue->tp->host, FERRY_LOG_ERROR, "device %s: posting: %s",
              rail->link->queue->tp->device[rail->local].name, strerror(rc));
     rdma_rail_broken(rail, CAUSE_DEVICE);
 }
@@ -442,6 +444,13 @@ void rdma_send(struct rdma_link *link)
     } while (full);
     if (link->lost || link->backlog != RDMA_NO_ITEM)
         rdma_list_link(link);
+    if (!link->spread && link->n_rails > 1) {
+        uint64_t bytes = link->backlog_bytes;
+        for (uint32_t i = 0; i < link->n_rails; i++)
+            bytes += link->rail[i].out_bytes;
+        if (bytes >= SPREAD_BYTES)
+            rdma_link_spread(link);
+    }
 }
 
 /* ---- reaping */
@@ -524,7 +533,7 @@ static void failed_at(struct rdma_qp *qp, uint32_t position, const struct ibv_wc
     ferry_status status = status_of(wc->status, &cause);
 
     RDMA_LOG(tp->host, status == FERRY_EACCESS ? FERRY_LOG_INFO : FERRY_LOG_WARN,
-             "rdma: %s to %s (%s): %s, vendor error %u", tp->device[rail->local].name,
+             "%s to %s (%s): %s, vendor error %u", tp->device[rail->local].name,
              rail->link->peer->name, rail->link->peer->remote.device[rail->remote].name,
              tp->ibv->wc_status_str(wc->status), wc->vendor_err);
     if (status != FERRY_OK && slot.item != RDMA_NO_ITEM) {
@@ -566,7 +575,7 @@ static void check_stalls(struct ferry_queue *queue, uint64_t now)
             if (rail->state != RAIL_UP || rail->out_wrs == 0 || now - rail->progress_ns < limit)
                 continue;
             RDMA_LOG(queue->tp->host, FERRY_LOG_WARN,
-                     "rdma: %s to %s: nothing has completed for %u ms",
+                     "%s to %s: nothing has completed for %u ms",
                      queue->tp->device[rail->local].name, link->peer->name,
                      queue->tp->config.stall_ms);
             rdma_rail_broken(rail, CAUSE_PATH);

@@ -38,7 +38,7 @@ ferry_status rdma_probe(const struct ferry_host *host)
     }
     if (!why)
         return FERRY_OK;
-    RDMA_LOG(host, FERRY_LOG_INFO, "rdma: %s", why);
+    RDMA_LOG(host, FERRY_LOG_INFO, "%s", why);
     return FERRY_EDEVICE;
 }
 
@@ -50,8 +50,8 @@ static void port_changed(struct ferry_tp *tp, uint32_t d, bool up)
 {
     if (atomic_exchange_explicit(&tp->device[d].port_up, up, memory_order_relaxed) == up)
         return;
-    RDMA_LOG(tp->host, up ? FERRY_LOG_INFO : FERRY_LOG_WARN,
-             "rdma: the port of device %s is %s", tp->device[d].name, up ? "up again" : "down");
+    RDMA_LOG(tp->host, up ? FERRY_LOG_INFO : FERRY_LOG_WARN, "the port of device %s is %s",
+             tp->device[d].name, up ? "up again" : "down");
     pthread_mutex_lock(&tp->lock);
     for (uint32_t q = 0; q < RDMA_MAX_QUEUES; q++) {
         struct ferry_queue *queue = tp->queues[q];
@@ -82,7 +82,7 @@ static void read_event(struct ferry_tp *tp, uint32_t d)
         return;
     type = event.event_type;
     tp->ibv->ack_async_event(&event);
-    RDMA_LOG(tp->host, FERRY_LOG_DEBUG, "rdma: device %s: %s", tp->device[d].name,
+    RDMA_LOG(tp->host, FERRY_LOG_DEBUG, "device %s: %s", tp->device[d].name,
              tp->ibv->event_type_str(type));
     if (type == IBV_EVENT_PORT_ERR || type == IBV_EVENT_DEVICE_FATAL)
         port_changed(tp, d, false);
@@ -165,7 +165,7 @@ ferry_status rdma_open(const struct ferry_host *host, const struct ferry_kvs *co
         goto err_free;
     tp->ibv = rdma_ibv_get(&why);
     if (!tp->ibv || !new_instance(tp->instance)) {
-        RDMA_LOG(host, FERRY_LOG_ERROR, "rdma: %s", why ? why : strerror(errno));
+        RDMA_LOG(host, FERRY_LOG_ERROR, "%s", why ? why : strerror(errno));
         status = FERRY_EDEVICE;
         goto err_free;
     }
