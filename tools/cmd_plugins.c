@@ -40,12 +40,18 @@ static void reason_of(const cJSON *plugin, char *text, size_t room)
         text_of(plugin, names[i], text, room);
 }
 
+/* Loaded well, and has nothing to work with on this machine. */
+static bool is_idle(const cJSON *plugin)
+{
+    return cJSON_IsFalse(cJSON_GetObjectItemCaseSensitive(plugin, "usable"));
+}
+
 static int show(const cJSON *list)
 {
     static const char *const heads[] = {"KIND", "NAME", "VERSION", "ABI", "CAN", "FILE"};
     struct table *table = table_new(6, heads, "llllll");
     const cJSON *plugin;
-    int found = 0, refused = 0;
+    int found = 0, said = 0, refused = 0;
 
     cJSON_ArrayForEach(plugin, list)
     {
@@ -53,7 +59,7 @@ static int show(const cJSON *list)
         const char *cells[] = {kind, name, version, abi, can, path};
 
         reason_of(plugin, reason, sizeof(reason));
-        if (reason[0])
+        if (reason[0] && !is_idle(plugin))
             continue;
         text_of(plugin, "kind", kind, sizeof(kind));
         text_of(plugin, "name", name, sizeof(name));
@@ -77,8 +83,10 @@ static int show(const cJSON *list)
         if (!reason[0])
             continue;
         text_of(plugin, "path", path, sizeof(path));
-        printf("%srefused: %s: %s\n", found && !refused ? "\n" : "", path, reason);
-        refused++;
+        printf("%s%s: %s: %s\n", found && !said ? "\n" : "",
+               is_idle(plugin) ? "not usable here" : "refused", path, reason);
+        said++;
+        refused += !is_idle(plugin);
     }
     if (!found && !refused)
         fprintf(stderr,
