@@ -189,7 +189,8 @@ struct ferry_transport_ops {
 
     /*
      * `attrs`: what the peer's export_segment wrote; copied if needed. Does not
-     * connect. *peer_out: freed by peer_close.
+     * connect. *peer_out: freed by peer_close. From the core, where the peer is a node of
+     * Mooncake's: core.rpc_host and core.rpc_port (text), its control address.
      */
     ferry_status (*peer_open)(struct ferry_tp *tp, const char *peer_name,
                               const struct ferry_kvs *attrs, struct ferry_peer **peer_out);

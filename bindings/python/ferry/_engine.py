@@ -471,7 +471,7 @@ class Engine:
     @staticmethod
     def _ends(op: int, local: Any, remote: Numbers, nbytes: Optional[Numbers]) -> Tuple[Any, Any, Any]:
         if isinstance(remote, Integral) and (nbytes is None or isinstance(nbytes, Integral)):
-            addr, length = _local(local, nbytes, op)
+            addr, length = _local(local, None if nbytes is None else int(nbytes), op)
             return addr, remote, length
         if nbytes is None:
             ranges = [_local(obj, None, op) for obj in local]
