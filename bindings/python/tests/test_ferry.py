@@ -170,6 +170,11 @@ class InOneProcess(unittest.TestCase):
         self.b.close()
         gc.collect()
         view[8191] = 7  # still mapped
+        held = self.mine.owner
+        with self.assertRaises(BufferError):
+            held.extend(b"more")
+        self.a.close()
+        held.extend(b"more")
 
     def test_register_all_or_none(self):
         first, second = bytearray(100), bytearray(100)
