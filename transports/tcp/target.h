@@ -82,7 +82,7 @@ struct target {
     uint8_t state;
     bool eof, refused;
     bool v2;              /* of the requests being moved */
-    uint64_t mc_last_len; /* of the last request: how much to read ahead */
+    uint64_t mc_last_len; /* payload of the last request: how much to read ahead */
     uint64_t last_rx_ns;
     uint64_t progress_ns; /* when something moved last */
     uint64_t drain_ns;    /* TARGET_DRAIN's end */

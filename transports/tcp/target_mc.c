@@ -74,7 +74,7 @@ static enum target_run start(struct target *t)
             return run;
     }
     wire_get_mc(w->buf + w->pos, &r);
-    t->mc_last_len = r.size;
+    t->mc_last_len = r.write ? r.size : 1; /* of READs only headers come */
     t->v2 = r.v2;
     if (!plausible(&r))
         return refuse(t, r.v2);
