@@ -12,7 +12,7 @@ import time
 import urllib.error
 import urllib.request
 
-from ferry_e2e import NotRun, check, main, wait_until
+from ferry_e2e import Failure, NotRun, check, main, wait_until
 from ferry_node import BASE, ESTALE, MIB, OK, Node
 from stores import FERRY, SERVER, section, servers, store
 
@@ -265,10 +265,15 @@ def errors_of_expired_certificates(lab):
              ferry={"http": {"ca_file": server.config["ca_file"]}})
 
 
-def fill(server, key, size):
-    body = json.dumps({"key": base64.b64encode(key.encode()).decode(), "value": base64.b64encode(bytes(size)).decode()})
-    with contextlib.suppress(urllib.error.HTTPError):
-        urllib.request.urlopen(server.url() + "/v3/kv/put", body.encode(), timeout=10).close()
+def fill(server):
+    """Until it takes no more; how large it is, it notices now and then."""
+    for i in range(100):
+        body = json.dumps({"key": base64.b64encode(b"fill%d" % i).decode(), "value": base64.b64encode(bytes(400000)).decode()})
+        try:
+            urllib.request.urlopen(server.url() + "/v3/kv/put", body.encode(), timeout=10).close()
+        except urllib.error.HTTPError:
+            return
+    raise Failure("it takes more than it was told to")
 
 
 def errors_of_etcd(lab):
@@ -276,8 +281,7 @@ def errors_of_etcd(lab):
         server.stop()
         server.extra = ["--quota-backend-bytes", "2000000"]
         server.start()
-        for i in range(3):
-            fill(server, f"fill{i}", 900000)
+        fill(server)
         says(lab, "full disk (etcd)", 3, "space exceeded", metadata_server=server.uri)
     with store("etcd-tls") as server:
         given = {key: server.config[key] for key in ("ca_file", "cert_file", "key_file")}
