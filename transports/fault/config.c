@@ -89,7 +89,7 @@ ferry_status fault_configure(const struct ferry_host *host, const struct ferry_k
         }
     }
     if (!inner) {
-        FAULT_LOG(host, FERRY_LOG_ERROR, "fault: \"inner\" must name the transport to wrap");
+        FAULT_LOG(host, FERRY_LOG_INFO, "fault: \"inner\" must name the transport to wrap");
         return FERRY_EINVAL;
     }
     if (cfg->never + cfg->fail + cfg->truncate + cfg->kill > 1000) {
