@@ -106,7 +106,7 @@ ferry_status redis_command(struct redis_conn *conn, size_t n, const char *const 
                            const size_t *lens, uint64_t deadline_ms, redisReply **reply_out,
                            char *why, size_t room)
 {
-    char *text = NULL;
+    char *text = NULL, unheard[128];
     int len = redisFormatCommandArgv(&text, (int)n, (const char **)argv, lens);
     ferry_status status;
 
@@ -116,8 +116,13 @@ ferry_status redis_command(struct redis_conn *conn, size_t n, const char *const 
                        : fm_net_write(conn->fd, text, (size_t)len, deadline_ms, why, room);
     memset(text, 0, (size_t)len); /* may be an AUTH */
     redisFreeCommand(text);
-    if (!status)
+    if (!status) {
         status = read_reply(conn, deadline_ms, reply_out, why, room);
+    } else if (!read_reply(conn, fm_now_ms(), reply_out, unheard, sizeof(unheard))) {
+        /* It refused the command before it had all of it, said why and closed. */
+        conn->failed = 1;
+        return FERRY_OK;
+    }
     if (status)
         conn->failed = 1; /* a reply may still come: nobody may take it for another's */
     return status;
