@@ -107,8 +107,8 @@ static void refuses_what_is_malformed(void **state)
         "{\"qp_num\":[1],\"ferry\":1}",
         "{\"qp_num\":[1],\"ferry\":{\"mtu\":-1,\"rd_atomic\":1}}",
         "{\"qp_num\":[1],\"ferry\":{\"mtu\":1024}}",
-        "{\"qp_num\":[1],\"ferry\":{\"mtu\":1024,\"rd_atomic\":1,\"instance\":"
-        "\"0123456789012345678901234567890123\"}}",
+        ("{\"qp_num\":[1],\"ferry\":{\"mtu\":1024,\"rd_atomic\":1,\"instance\":"
+         "\"0123456789012345678901234567890123\"}}"),
     };
     for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
         assert_int_equal(hello_of(bad[i], &hello), FERRY_EINVAL);
