@@ -145,8 +145,8 @@ class Node:
 
     def sanitized(self):
         """A sanitizer keeps freed memory back, so that figures of memory say nothing."""
-        with open(f"/proc/{self.process.pid}/maps") as file:
-            return re.search(r"lib(clang_rt\.)?[at]san", file.read()) is not None
+        with open(f"/proc/{self.process.pid}/exe", "rb") as file:
+            return re.search(rb"__[at]san_init", file.read()) is not None
 
     def threads(self):
         with open(f"/proc/{self.process.pid}/status") as file:
