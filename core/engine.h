@@ -132,8 +132,11 @@ struct fy_segment {
     uint32_t opened; /* by the application; under engine.segments_lock */
     uint32_t slot, gen;
 
-    pthread_mutex_t reload_lock; /* one reader of the document at a time */
-    pthread_mutex_t lock;        /* the rest */
+    pthread_mutex_t reload_lock; /* one reader of the document at a time; the three below */
+    uint64_t failed_ns;          /* when reading it last failed, and how */
+    ferry_status failed_status;
+    char failed_text[256];
+    pthread_mutex_t lock; /* the rest */
     struct fy_doc *doc;
     struct fy_view *views[FY_MAX_TRANSPORTS];     /* current ones; NULL = not opened */
     uint64_t fetched_ns;                          /* when the document was read */

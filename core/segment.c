@@ -2,6 +2,7 @@
 /*
  * Peers by name: their documents, and the path that new work takes to each.
  */
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -265,10 +266,19 @@ ferry_status fy_segment_reload(struct fy_segment *segment, uint32_t timeout_ms)
     pthread_mutex_lock(&segment->lock);
     fresh = segment->fetched_ns > began; /* somebody else did while we waited */
     pthread_mutex_unlock(&segment->lock);
-    if (!fresh)
+    if (!fresh && segment->failed_ns > began) {
+        /* Or tried to: who asks next would only wait as long for the same answer. */
+        status = fy_fail(segment->failed_status, "%s", segment->failed_text);
+    } else if (!fresh) {
         status = fy_store_fetch_again(segment->engine->store, segment->name, timeout_ms, &doc);
-    if (!fresh && !status)
-        swap_doc(segment, doc);
+        if (!status) {
+            swap_doc(segment, doc);
+        } else {
+            segment->failed_ns = fy_now_ns();
+            segment->failed_status = status;
+            snprintf(segment->failed_text, sizeof(segment->failed_text), "%s", ferry_error());
+        }
+    }
     pthread_mutex_unlock(&segment->reload_lock);
     return status;
 }
