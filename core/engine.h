@@ -167,7 +167,6 @@ struct fy_part {
     uint64_t bytes;
     ferry_status again; /* what those ended with */
     uint8_t attempt;
-    bool pending; /* in lane->pending */
     bool cancel_asked;
     bool meant; /* for this incarnation alone: the connection to it stood */
 };
@@ -255,7 +254,6 @@ struct ferry_engine {
 
     unsigned n_transports;
     struct fy_transport *transports[FY_MAX_TRANSPORTS]; /* in order of preference */
-    bool automatic;                                     /* `protocol` was absent */
     unsigned n_lanes;
     struct fy_lane *lanes[FY_MAX_LANES];
 

@@ -89,7 +89,6 @@ static void leave_pending(struct fy_lane *lane, struct fy_part *part)
     if (lane->pending_tail == &part->next)
         lane->pending_tail = at;
     part->next = NULL;
-    part->pending = false;
 }
 
 /* What was not accepted never will be. Lock held. The part may be gone afterwards. */
@@ -196,7 +195,6 @@ void fy_lane_start(struct fy_lane *lane, struct fy_part *part)
     atomic_store(&part->lane,
                  lane); /* before `abort` is looked at: pairs with fy_batch_abort */
     part->next = NULL;
-    part->pending = true;
     *lane->pending_tail = part;
     lane->pending_tail = &part->next;
     if (lane->pending == part)

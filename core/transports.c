@@ -179,8 +179,7 @@ ferry_status fy_transports_open(struct ferry_engine *engine)
 {
     const char *protocol = engine->config->protocol;
 
-    engine->automatic = !protocol || !protocol[0];
-    return engine->automatic ? add_usable(engine) : add_named(engine, protocol);
+    return protocol && protocol[0] ? add_named(engine, protocol) : add_usable(engine);
 }
 
 void fy_transports_close(struct ferry_engine *engine)
