@@ -69,17 +69,13 @@ static void *lookup_main(void *arg)
 static struct lookup *lookup_new(const char *host, const char *port)
 {
     struct lookup *job = calloc(1, sizeof(*job));
-    pthread_condattr_t attr;
 
     if (!job)
         return NULL;
     snprintf(job->host, sizeof(job->host), "%s", host);
     snprintf(job->port, sizeof(job->port), "%s", port);
     pthread_mutex_init(&job->lock, NULL);
-    pthread_condattr_init(&attr);
-    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
-    pthread_cond_init(&job->ended, &attr);
-    pthread_condattr_destroy(&attr);
+    fm_cond_init(&job->ended);
     job->refs = 2;
     return job;
 }

@@ -7,6 +7,7 @@
  * read and checked, the clock. Compiled into each; no state.
  */
 #include <errno.h>
+#include <pthread.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
@@ -33,6 +34,16 @@ static inline struct timespec fm_timespec(uint64_t at_ms)
 {
     return (struct timespec){.tv_sec = (time_t)(at_ms / 1000),
                              .tv_nsec = (long)(at_ms % 1000) * 1000000};
+}
+
+static inline void fm_cond_init(pthread_cond_t *cond)
+{
+    pthread_condattr_t attr;
+
+    pthread_condattr_init(&attr);
+    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+    pthread_cond_init(cond, &attr);
+    pthread_condattr_destroy(&attr);
 }
 
 static inline const struct ferry_kv *fm_config_find(const struct ferry_kvs *config,

@@ -7,6 +7,7 @@
 #include "ferry/metadata_plugin.h"
 
 #include "../common/http.h"
+#include "../common/leases.h"
 
 struct cJSON;
 
@@ -15,7 +16,6 @@ extern const struct ferry_metadata_ops fm_etcd_ops;
 #define ETCD_MAX_ENDPOINTS 16
 #define ETCD_MAX_VALUE     (64u << 20) /* bytes; servers have lower limits of their own */
 
-struct etcd_lease;
 struct etcd_watch;
 
 struct ferry_store {
@@ -26,20 +26,15 @@ struct ferry_store {
     char *endpoints[ETCD_MAX_ENDPOINTS]; /* "http://host:port" */
     char *user, *password;
 
-    /* Guards all below; never held over a request. Rank: the only lock. */
+    /* Guards what follows; never held over a request. Rank: the only lock. */
     pthread_mutex_t lock;
     pthread_cond_t changed;
     size_t current; /* the endpoint that answered last */
     char *token;    /* of authentication; NULL = none yet */
-    int stop;
-
-    int busy; /* somebody writes leased keys; the others wait for their turn */
-    struct etcd_lease *leases;
-    int keeper_runs;
-    pthread_t keeper;
-
     uint64_t next_watch;
     struct etcd_watch *watches;
+
+    struct fm_leases *leases; /* has a lock of its own */
 };
 
 /* ---- api.c: requests to whichever endpoint answers ---- */
@@ -92,18 +87,11 @@ ferry_status etcd_put_key(struct ferry_store *store, const char *key, const void
                           size_t len, uint64_t lease, uint64_t expect_rev, uint64_t deadline_ms,
                           enum etcd_voice voice, uint64_t *rev_out, uint64_t *seen_rev_out,
                           int *mine_out);
+ferry_status etcd_del_key(struct ferry_store *store, const char *key, uint64_t deadline_ms);
 
 /* ---- lease.c ---- */
 
-/* As the ops' put and del for keys that have or had a lease; take their turn. */
-ferry_status etcd_lease_put(struct ferry_store *store, const struct ferry_store_put *args,
-                            uint64_t deadline_ms, uint64_t *rev_out);
-ferry_status etcd_lease_enter(struct ferry_store *store, uint64_t deadline_ms);
-void etcd_lease_leave(struct ferry_store *store);
-/* The key is kept alive no more; with the turn. */
-void etcd_lease_forget(struct ferry_store *store, const char *key);
-int etcd_lease_has(struct ferry_store *store, const char *key);
-void etcd_lease_close(struct ferry_store *store);
+extern const struct fm_leases_ops etcd_leases_ops;
 
 /* ---- events.c ---- */
 

@@ -16,7 +16,7 @@ static void etcd_close(struct ferry_store *store)
     if (!store)
         return;
     etcd_watch_close(store);
-    etcd_lease_close(store);
+    fm_leases_close(store->leases);
     fm_http_close(store->http);
     for (size_t i = 0; i < store->n_endpoints; i++)
         free(store->endpoints[i]);
@@ -107,7 +107,7 @@ static ferry_status etcd_open(const struct ferry_host *host, const char *uri,
                               const struct ferry_kvs *config, struct ferry_store **store_out)
 {
     struct ferry_store *store = calloc(1, sizeof(*store));
-    pthread_condattr_t attr;
+    char name[300];
     ferry_status status;
 
     if (!store)
@@ -115,11 +115,12 @@ static ferry_status etcd_open(const struct ferry_host *host, const char *uri,
     store->host = host;
     store->timeout_ms = 3000;
     pthread_mutex_init(&store->lock, NULL);
-    pthread_condattr_init(&attr);
-    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
-    pthread_cond_init(&store->changed, &attr);
-    pthread_condattr_destroy(&attr);
+    fm_cond_init(&store->changed);
     status = take_settings(store, uri, config);
+    if (!status) {
+        snprintf(name, sizeof(name), "etcd %s", store->endpoints[0]);
+        status = fm_leases_open(host, name, &etcd_leases_ops, store, &store->leases);
+    }
     if (status) {
         etcd_close(store);
         return status;
@@ -244,25 +245,9 @@ ferry_status etcd_put_key(struct ferry_store *store, const char *key, const void
 static ferry_status etcd_put(struct ferry_store *store, const struct ferry_store_put *args,
                              uint32_t timeout_ms, uint64_t *rev_out)
 {
-    uint64_t deadline_ms = etcd_deadline(store, timeout_ms);
-    ferry_status status;
-
     if (args->val_len > ETCD_MAX_VALUE)
         return FERRY_ERANGE;
-    if (args->ttl_ms)
-        return etcd_lease_put(store, args, deadline_ms, rev_out);
-    if (!etcd_lease_has(store, args->key))
-        return etcd_put_key(store, args->key, args->val, args->val_len, 0, args->expect_rev,
-                            deadline_ms, ETCD_LOUD, rev_out, NULL, NULL);
-    status = etcd_lease_enter(store, deadline_ms);
-    if (status)
-        return status;
-    status = etcd_put_key(store, args->key, args->val, args->val_len, 0, args->expect_rev,
-                          deadline_ms, ETCD_LOUD, rev_out, NULL, NULL);
-    if (!status)
-        etcd_lease_forget(store, args->key);
-    etcd_lease_leave(store);
-    return status;
+    return fm_leases_put(store->leases, args, etcd_deadline(store, timeout_ms), rev_out);
 }
 
 /* ---- get, del, list -----------------------------------------------------------------------
@@ -305,7 +290,7 @@ static ferry_status etcd_get(struct ferry_store *store, const char *key, uint32_
     return status;
 }
 
-static ferry_status del_key(struct ferry_store *store, const char *key, uint64_t deadline_ms)
+ferry_status etcd_del_key(struct ferry_store *store, const char *key, uint64_t deadline_ms)
 {
     char *key64 = fm_base64(key, strlen(key)), *body = NULL, what[300];
     struct etcd_call call = {
@@ -326,19 +311,7 @@ static ferry_status del_key(struct ferry_store *store, const char *key, uint64_t
 
 static ferry_status etcd_del(struct ferry_store *store, const char *key, uint32_t timeout_ms)
 {
-    uint64_t deadline_ms = etcd_deadline(store, timeout_ms);
-    ferry_status status;
-
-    if (!etcd_lease_has(store, key))
-        return del_key(store, key, deadline_ms);
-    status = etcd_lease_enter(store, deadline_ms);
-    if (status)
-        return status;
-    /* Forgotten first: whatever comes of it, it is not to be put again. */
-    etcd_lease_forget(store, key);
-    status = del_key(store, key, deadline_ms);
-    etcd_lease_leave(store);
-    return status;
+    return fm_leases_del(store->leases, key, etcd_deadline(store, timeout_ms));
 }
 
 static ferry_status etcd_list(struct ferry_store *store, const char *prefix,

@@ -203,7 +203,6 @@ static void space_put(struct space *space)
 static struct space *space_get(const char *name)
 {
     struct space *space;
-    pthread_condattr_t attr;
 
     for (space = spaces; space; space = space->next) {
         if (!strcmp(space->name, name)) {
@@ -219,10 +218,7 @@ static struct space *space_get(const char *name)
         free(space);
         return NULL;
     }
-    pthread_condattr_init(&attr);
-    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
-    pthread_cond_init(&space->changed, &attr);
-    pthread_condattr_destroy(&attr);
+    fm_cond_init(&space->changed);
     space->refs = 1;
     space->next = spaces;
     spaces = space;

@@ -7,6 +7,8 @@
 
 #include "ferry/metadata_plugin.h"
 
+#include "../common/leases.h"
+
 extern const struct ferry_metadata_ops fm_redis_ops;
 
 #define REDIS_MAX_VALUE (128u << 20) /* bytes */
@@ -15,7 +17,6 @@ extern const struct ferry_metadata_ops fm_redis_ops;
 struct redis_conn;
 struct redis_tls; /* settings of TLS connections */
 struct tls;       /* one of them */
-struct leased;
 
 struct ferry_store {
     const struct ferry_host *host;
@@ -25,18 +26,13 @@ struct ferry_store {
     char *user, *password;
     struct redis_tls *tls; /* NULL = plain */
 
+    struct fm_leases *leases;
+    int no_scripts; /* of lease.c, with the leases' turn: this user may not run them */
+
     /* Guards all below; never held over a request. Rank: the only lock. */
     pthread_mutex_t lock;
-    pthread_cond_t changed;
     struct redis_conn *idle[REDIS_MAX_IDLE];
     size_t n_idle;
-    int stop, no_scripts;
-
-    int busy; /* somebody writes leased keys; the others wait for their turn */
-    struct leased *leased;
-    uint64_t due_ms;
-    int keeper_runs;
-    pthread_t keeper;
 };
 
 /* ---- tls.c ---- */
@@ -94,14 +90,13 @@ ferry_status redis_set(struct ferry_store *store, const char *what, const char *
  */
 uint64_t redis_rev(const void *val, size_t len);
 
+/* As the ops' put and del, whatever the key's time to live. */
+ferry_status redis_put_key(struct ferry_store *store, const struct ferry_store_put *args,
+                           uint64_t deadline_ms, uint64_t *rev_out);
+ferry_status redis_del_key(struct ferry_store *store, const char *key, uint64_t deadline_ms);
+
 /* ---- lease.c ---- */
 
-ferry_status redis_lease_enter(struct ferry_store *store, uint64_t deadline_ms);
-void redis_lease_leave(struct ferry_store *store);
-int redis_lease_has(struct ferry_store *store, const char *key);
-void redis_lease_forget(struct ferry_store *store, const char *key); /* with the turn */
-ferry_status redis_lease_put(struct ferry_store *store, const struct ferry_store_put *args,
-                             uint64_t deadline_ms);
-void redis_lease_close(struct ferry_store *store);
+extern const struct fm_leases_ops redis_leases_ops;
 
 #endif /* FM_REDIS_H */

@@ -15,7 +15,7 @@ static void redis_close(struct ferry_store *store)
 {
     if (!store)
         return;
-    redis_lease_close(store);
+    fm_leases_close(store->leases);
     for (size_t i = 0; i < store->n_idle; i++)
         redis_conn_close(store->idle[i]);
     redis_tls_close(store->tls);
@@ -23,7 +23,6 @@ static void redis_close(struct ferry_store *store)
         memset(store->password, 0, strlen(store->password));
     free(store->user);
     free(store->password);
-    pthread_cond_destroy(&store->changed);
     pthread_mutex_destroy(&store->lock);
     free(store);
 }
@@ -129,7 +128,6 @@ static ferry_status redis_open(const struct ferry_host *host, const char *uri,
                                const struct ferry_kvs *config, struct ferry_store **store_out)
 {
     struct ferry_store *store = calloc(1, sizeof(*store));
-    pthread_condattr_t attr;
     ferry_status status;
 
     if (!store)
@@ -138,11 +136,9 @@ static ferry_status redis_open(const struct ferry_host *host, const char *uri,
     store->timeout_ms = 3000;
     store->connect_timeout_ms = 1500;
     pthread_mutex_init(&store->lock, NULL);
-    pthread_condattr_init(&attr);
-    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
-    pthread_cond_init(&store->changed, &attr);
-    pthread_condattr_destroy(&attr);
     status = take_settings(store, uri, config);
+    if (!status)
+        status = fm_leases_open(host, store->name, &redis_leases_ops, store, &store->leases);
     if (status) {
         redis_close(store);
         return status;
@@ -326,34 +322,26 @@ ferry_status redis_set(struct ferry_store *store, const char *what, const char *
     return status;
 }
 
-static ferry_status redis_put(struct ferry_store *store, const struct ferry_store_put *args,
-                              uint32_t timeout_ms, uint64_t *rev_out)
+ferry_status redis_put_key(struct ferry_store *store, const struct ferry_store_put *args,
+                           uint64_t deadline_ms, uint64_t *rev_out)
 {
-    uint64_t deadline_ms = deadline_of(store, timeout_ms);
-    int leased = redis_lease_has(store, args->key);
-    ferry_status status = FERRY_OK;
+    ferry_status status;
     char what[300];
 
-    if (args->val_len > REDIS_MAX_VALUE)
-        return FERRY_ERANGE;
     snprintf(what, sizeof(what), "put %s", args->key);
-    if (args->ttl_ms) {
-        status = redis_lease_put(store, args, deadline_ms);
-    } else {
-        if (leased)
-            status = redis_lease_enter(store, deadline_ms);
-        if (status)
-            return status;
-        status = redis_set(store, what, args->key, args->val, args->val_len, 0,
-                           args->expect_rev, deadline_ms);
-        if (leased && !status)
-            redis_lease_forget(store, args->key);
-        if (leased)
-            redis_lease_leave(store);
-    }
+    status = redis_set(store, what, args->key, args->val, args->val_len, args->ttl_ms,
+                       args->expect_rev, deadline_ms);
     if (!status && rev_out)
         *rev_out = redis_rev(args->val, args->val_len);
     return status;
+}
+
+static ferry_status redis_put(struct ferry_store *store, const struct ferry_store_put *args,
+                              uint32_t timeout_ms, uint64_t *rev_out)
+{
+    if (args->val_len > REDIS_MAX_VALUE)
+        return FERRY_ERANGE;
+    return fm_leases_put(store->leases, args, deadline_of(store, timeout_ms), rev_out);
 }
 
 /* ---- get, del, list -----------------------------------------------------------------------
@@ -385,31 +373,26 @@ static ferry_status redis_get(struct ferry_store *store, const char *key, uint32
     return status;
 }
 
-static ferry_status redis_del(struct ferry_store *store, const char *key, uint32_t timeout_ms)
+ferry_status redis_del_key(struct ferry_store *store, const char *key, uint64_t deadline_ms)
 {
-    uint64_t deadline_ms = deadline_of(store, timeout_ms);
-    int leased = redis_lease_has(store, key);
     const char *argv[] = {"DEL", key};
     const size_t lens[] = {3, strlen(key)};
     redisReply *reply = NULL;
-    ferry_status status = FERRY_OK;
+    ferry_status status;
     char what[300];
 
-    if (leased)
-        status = redis_lease_enter(store, deadline_ms);
-    if (status)
-        return status;
-    if (leased) /* first: whatever comes of it, it is not to be put again */
-        redis_lease_forget(store, key);
     snprintf(what, sizeof(what), "delete %s", key);
     status = redis_do(store, what, 2, argv, lens, deadline_ms, &reply);
     if (!status && reply->type != REDIS_REPLY_INTEGER)
         status = redis_refused(store, what, reply);
     if (reply)
         freeReplyObject(reply);
-    if (leased)
-        redis_lease_leave(store);
     return status;
+}
+
+static ferry_status redis_del(struct ferry_store *store, const char *key, uint32_t timeout_ms)
+{
+    return fm_leases_del(store->leases, key, deadline_of(store, timeout_ms));
 }
 
 struct keys {
