@@ -12,7 +12,6 @@
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <pthread.h>
-#include <signal.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -27,6 +26,7 @@
 #include "ferry/ferry.h"
 #include "names.h"
 #include "util/clock.h"
+#include "util/thread.h"
 
 #define MAX_CONNS 1024
 #define SILENCE_NS                                                                             \
@@ -483,20 +483,6 @@ static void wake(void *arg)
 
 /* ---- life ---- */
 
-static int start_thread(struct fy_control *control)
-{
-    sigset_t all, old;
-    int rc;
-
-    sigfillset(&all); /* signals are the application's threads' */
-    pthread_sigmask(SIG_SETMASK, &all, &old);
-    rc = pthread_create(&control->thread, NULL, control_main, control);
-    pthread_sigmask(SIG_SETMASK, &old, NULL);
-    if (!rc)
-        pthread_setname_np(control->thread, "ferry-control");
-    return rc;
-}
-
 static int add_fd(struct fy_control *control, int fd, void *tag)
 {
     struct epoll_event event = {.events = EPOLLIN, .data.ptr = tag};
@@ -534,7 +520,7 @@ ferry_status fy_control_open(int listen_fd, size_t max_len, fy_control_handler h
     status = fy_pool_open(conn_handle, wake, control, IDLE_MS, &control->pool);
     if (status)
         goto err_close;
-    rc = start_thread(control);
+    rc = fy_thread_start(&control->thread, "ferry-control", control_main, control);
     if (rc) {
         status = fy_fail(FERRY_EINTERNAL, "control channel: no thread: %s", strerror(rc));
         goto err_pool;

@@ -7,11 +7,11 @@
 
 #include <errno.h>
 #include <pthread.h>
-#include <signal.h>
 #include <stdlib.h>
 
 #include "error.h"
 #include "util/clock.h"
+#include "util/thread.h"
 
 enum { MAX_WORKERS = 4 };
 
@@ -101,7 +101,6 @@ static void *worker_main(void *arg)
 /* With the lock held. */
 static int start_worker(struct fy_pool *pool)
 {
-    sigset_t all, old;
     int rc = EAGAIN;
 
     for (int i = 0; i < MAX_WORKERS; i++) {
@@ -112,14 +111,8 @@ static int start_worker(struct fy_pool *pool)
         if (worker->started)
             pthread_join(worker->thread, NULL);
         *worker = (struct worker){.pool = pool};
-        sigfillset(&all); /* signals are the application's threads' */
-        pthread_sigmask(SIG_SETMASK, &all, &old);
-        rc = pthread_create(&worker->thread, NULL, worker_main, worker);
-        pthread_sigmask(SIG_SETMASK, &old, NULL);
-        if (!rc) {
-            worker->started = 1;
-            pthread_setname_np(worker->thread, "ferry-handler");
-        }
+        rc = fy_thread_start(&worker->thread, "ferry-handler", worker_main, worker);
+        worker->started = !rc;
         break;
     }
     return rc;

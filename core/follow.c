@@ -11,6 +11,7 @@
 #include "engine.h"
 #include "error.h"
 #include "util/clock.h"
+#include "util/thread.h"
 
 #define LEAST_TICK_MS 250  /* at most so many looks a second, however many peers there are */
 #define SETTLE_MS     100  /* a node writes its address before its document */
@@ -200,12 +201,10 @@ void fy_follow_peer(struct ferry_engine *engine, const char *name)
     pthread_mutex_lock(&engine->follow_lock);
     first = !engine->follow_started && !engine->follow_stop;
     if (first) {
-        rc = pthread_create(&engine->follow_thread, NULL, follow_main, engine);
+        rc = fy_thread_start(&engine->follow_thread, "ferry-follow", follow_main, engine);
         engine->follow_started = !rc;
         if (rc)
             FY_WARN(&engine->log, "no thread to look after peers: %s", strerror(rc));
-        else
-            pthread_setname_np(engine->follow_thread, "ferry-follow");
     }
     pthread_mutex_unlock(&engine->follow_lock);
     if (first && fy_store_watch(engine->store, on_news, engine))

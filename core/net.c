@@ -12,7 +12,6 @@
 #include <netinet/in.h>
 #include <poll.h>
 #include <pthread.h>
-#include <signal.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -22,6 +21,7 @@
 
 #include "error.h"
 #include "util/clock.h"
+#include "util/thread.h"
 
 #define MAX_LOOKUPS 64 /* of names at once, those included that nobody waits for any more */
 
@@ -62,7 +62,6 @@ static void *lookup_main(void *arg)
     struct addrinfo *list = NULL;
     int rc;
 
-    pthread_setname_np(pthread_self(), "ferry-lookup");
     rc = getaddrinfo(l->host, l->service, &l->hints, &list);
     pthread_mutex_lock(&l->lock);
     l->list = rc ? NULL : list;
@@ -77,20 +76,11 @@ static void *lookup_main(void *arg)
 
 static int start_detached(void *(*fn)(void *), void *arg)
 {
-    sigset_t all, old;
-    pthread_attr_t attr;
     pthread_t thread;
-    int rc;
+    int rc = fy_thread_start(&thread, "ferry-lookup", fn, arg);
 
-    rc = pthread_attr_init(&attr);
-    if (rc)
-        return rc;
-    pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
-    sigfillset(&all); /* signals are the application's threads' */
-    pthread_sigmask(SIG_SETMASK, &all, &old);
-    rc = pthread_create(&thread, &attr, fn, arg);
-    pthread_sigmask(SIG_SETMASK, &old, NULL);
-    pthread_attr_destroy(&attr);
+    if (!rc)
+        pthread_detach(thread);
     return rc;
 }
 

@@ -13,6 +13,7 @@
 #include "engine.h"
 #include "error.h"
 #include "util/clock.h"
+#include "util/thread.h"
 
 #define SOON_NS  (100 * 1000ull)     /* a caller that submits usually waits or polls at once */
 #define TICK_NS  (20 * FY_NS_PER_MS) /* how exactly deadlines are kept */
@@ -140,7 +141,6 @@ static void *run(void *arg)
     struct epoll_event events[16];
     uint64_t ignored;
 
-    pthread_setname_np(pthread_self(), "ferry-progress");
     while (!atomic_load(&engine->stopping)) {
         int n = epoll_wait(engine->progress_epoll, events, 16, -1);
 
@@ -190,7 +190,7 @@ ferry_status fy_progress_start(struct ferry_engine *engine)
             return fy_fail(FERRY_EDEVICE, "cannot watch a queue of %s: %s",
                            lane->transport->host.name, strerror(errno));
     }
-    rc = pthread_create(&engine->progress_thread, NULL, run, engine);
+    rc = fy_thread_start(&engine->progress_thread, "ferry-progress", run, engine);
     if (rc)
         return fy_fail(FERRY_ENOMEM, "cannot start a thread: error %d", rc);
     engine->progress_started = true;

@@ -14,6 +14,7 @@
 #include "error.h"
 #include "util/clock.h"
 #include "util/json.h"
+#include "util/thread.h"
 
 #define CLAIM_TRIES  4
 #define RETRY_MIN_MS 250u
@@ -197,12 +198,11 @@ static void keeper_start(struct fy_store *store)
 
     if (store->keeper_runs || store->is_p2p || store->no_keeper)
         return;
-    rc = pthread_create(&store->keeper, NULL, keeper_main, store);
+    rc = fy_thread_start(&store->keeper, "ferry-keeper", keeper_main, store);
     if (rc) {
         FY_WARN(store->log, "no thread to keep up what is published: %s", strerror(rc));
         return;
     }
-    pthread_setname_np(store->keeper, "ferry-keeper");
     store->keeper_runs = 1;
 }
 

@@ -4,6 +4,7 @@
  * the progress thread ever does. Knows nothing of the jobs.
  */
 #include "work.h"
+#include "util/thread.h"
 
 #include <pthread.h>
 #include <stdbool.h>
@@ -67,7 +68,6 @@ static void *run(void *arg)
     struct fy_work *work = thread->work;
     struct job *job;
 
-    pthread_setname_np(pthread_self(), "ferry-work");
     pthread_mutex_lock(&work->lock);
     while ((job = next_job(work))) {
         pthread_mutex_unlock(&work->lock);
@@ -140,7 +140,7 @@ static void start_thread(struct fy_work *work)
     if (!thread)
         return;
     thread->work = work;
-    if (pthread_create(&thread->id, NULL, run, thread))
+    if (fy_thread_start(&thread->id, "ferry-work", run, thread))
         free(thread);
     else
         work->threads++;

@@ -240,7 +240,7 @@ static ferry_status keeper_start(struct fm_leases *leases)
 
     pthread_mutex_lock(&leases->lock);
     if (!leases->keeper_runs) {
-        rc = pthread_create(&leases->keeper, NULL, keeper_main, leases);
+        rc = fm_thread_start(&leases->keeper, "ferry-leases", keeper_main, leases);
         leases->keeper_runs = !rc;
     }
     pthread_mutex_unlock(&leases->lock);

@@ -95,7 +95,7 @@ static ferry_status resolve(const char *host, uint16_t port, uint64_t deadline_m
     job = lookup_new(host, text);
     if (!job)
         return FERRY_ENOMEM;
-    rc = pthread_create(&thread, NULL, lookup_main, job);
+    rc = fm_thread_start(&thread, "ferry-lookup", lookup_main, job);
     if (rc) {
         job->refs = 1;
         lookup_unref(job);

@@ -8,6 +8,7 @@
  */
 #include <errno.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
@@ -44,6 +45,23 @@ static inline void fm_cond_init(pthread_cond_t *cond)
     pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
     pthread_cond_init(cond, &attr);
     pthread_condattr_destroy(&attr);
+}
+
+/* As pthread_create, with a name (15 characters at most); takes no signals: they are the
+ * application's. */
+static inline int fm_thread_start(pthread_t *thread_out, const char *name,
+                                  void *(*fn)(void *arg), void *arg)
+{
+    sigset_t all, old;
+    int rc;
+
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &old);
+    rc = pthread_create(thread_out, NULL, fn, arg);
+    pthread_sigmask(SIG_SETMASK, &old, NULL);
+    if (!rc)
+        pthread_setname_np(*thread_out, name);
+    return rc;
 }
 
 static inline const struct ferry_kv *fm_config_find(const struct ferry_kvs *config,

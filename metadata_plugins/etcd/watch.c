@@ -155,9 +155,8 @@ ferry_status etcd_watch(struct ferry_store *store, const char *prefix,
     rev = revision_now(store, watch->range); /* what changes after we return is told */
     watch->events.next_rev = rev ? rev + 1 : 0;
     pthread_mutex_lock(&store->lock);
-    rc = pthread_create(&watch->thread, NULL, watch_main, watch);
+    rc = fm_thread_start(&watch->thread, "ferry-watch", watch_main, watch);
     if (!rc) {
-        pthread_setname_np(watch->thread, "ferry-watch");
         watch->id = ++store->next_watch;
         watch->next = store->watches;
         store->watches = watch;

@@ -502,9 +502,8 @@ static ferry_status memory_watch(struct ferry_store *store, const char *prefix,
         return FERRY_ENOMEM;
     }
     pthread_mutex_lock(&lock);
-    rc = pthread_create(&watch->thread, NULL, watch_main, watch);
+    rc = fm_thread_start(&watch->thread, "ferry-watch", watch_main, watch);
     if (!rc) {
-        pthread_setname_np(watch->thread, "ferry-watch");
         watch->id = ++store->space->next_watch;
         watch->next = store->space->watches;
         store->space->watches = watch;

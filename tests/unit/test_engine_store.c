@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Engines while their metadata server is away, and how they hear of peers that came back: over
  * http with the real server in this process, and over memory://, which has watches. */
+#include <dirent.h>
 #include <pthread.h>
+#include <signal.h>
 #include <unistd.h>
 
 #include "engine_pair.h"
@@ -255,6 +257,52 @@ static uint64_t hears_of_a_restart(const char *store, const char *config, uint64
     return took;
 }
 
+/* The names of this process's threads of ours that would take the application's SIGTERM. */
+static unsigned takers_of_sigterm(char *names, size_t room)
+{
+    DIR *dir = opendir("/proc/self/task");
+    unsigned n_ours = 0;
+
+    names[0] = '\0';
+    assert_non_null(dir);
+    for (struct dirent *entry = readdir(dir); entry; entry = readdir(dir)) {
+        char path[300], line[256], name[32] = "";
+        FILE *file;
+
+        snprintf(path, sizeof(path), "/proc/self/task/%s/status", entry->d_name);
+        file = fopen(path, "r");
+        while (file && fgets(line, sizeof(line), file)) {
+            unsigned long long blocked;
+
+            sscanf(line, "Name: %31s", name);
+            if (sscanf(line, "SigBlk: %llx", &blocked) == 1 && !strncmp(name, "ferry-", 6)) {
+                n_ours++;
+                if (!(blocked >> (SIGTERM - 1) & 1))
+                    snprintf(strchr(names, '\0'), room - strlen(names), "%s ", name);
+            }
+        }
+        if (file)
+            fclose(file);
+    }
+    closedir(dir);
+    return n_ours;
+}
+
+static void signals_are_left_to_the_application(void **state)
+{
+    struct ferry_engine *a = node("a", "memory://signals", LOCAL);
+    struct ferry_engine *b = node("b", "memory://signals", LOCAL);
+    char names[512];
+    ferry_segment peer;
+
+    assert_ok(ferry_segment_open(a, "b", 2000, &peer));
+    assert_ok(ferry_notify(a, peer, "n", "", 0, 2000)); /* starts a handler */
+    assert_true(takers_of_sigterm(names, sizeof(names)) > 4);
+    assert_string_equal(names, "");
+    ferry_engine_close(a, 100);
+    ferry_engine_close(b, 100);
+}
+
 static void restarts_are_heard_of(void **state)
 {
     assert_true(hears_of_a_restart("memory://watched", LOCAL, 3000));
@@ -299,6 +347,7 @@ int main(void)
                                         teardown),
         cmocka_unit_test_setup_teardown(restarts_are_heard_of, setup, teardown),
         cmocka_unit_test(what_nobody_could_reach_is_not_published),
+        cmocka_unit_test(signals_are_left_to_the_application),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
