@@ -206,6 +206,13 @@ def restarted(lab):
     initiator.attach(ESTALE)
 
 
+def restarted_at_once(lab):
+    """The port of a process that was killed is free a little later than the process is gone."""
+    _, b = lab.cable()
+    for _ in range(40):
+        Node(lab, b, "port=7778").process.kill()
+
+
 def io_uring_forbidden(lab):
     a, b = lab.cable()
     target, initiator = Node(lab, b, before=["--no-io-uring"]), Node(lab, a)
@@ -227,4 +234,4 @@ def idle_costs_nothing(lab):
 
 main(addresses, cut_cable, cut_while_reading, stopped_target_stores_nothing_late,
      stopped_target_without_cancel, stopped_target_is_not_attached, close_does_not_wait_for_stopped,
-     cancel_spares_others, killed, restarted, io_uring_forbidden, idle_costs_nothing)
+     cancel_spares_others, killed, restarted, restarted_at_once, io_uring_forbidden, idle_costs_nothing)

@@ -21,6 +21,9 @@
 #define KEEPALIVE_S     2
 #define BACKLOG         1024
 #define REFUSED_WAIT_MS 20
+/* For a port that is demanded and still taken: how long, and how often it is tried. */
+#define PORT_WAIT_NS    1000000000u
+#define PORT_AGAIN_US   5000
 
 static void set_int(int fd, int level, int name, int value)
 {
@@ -91,19 +94,16 @@ static int listen_at(const struct tcp_config *config, const struct addrinfo *ai,
     return -1;
 }
 
-ferry_status tcp_listen(const struct ferry_host *host, const struct tcp_config *config,
-                        int *fd_out, uint16_t *port_out)
+/* Listens at the first port of these that is free, or -1 with errno. */
+static int listen_at_one(const struct tcp_config *config, const uint32_t *ports, int n)
 {
     /* Without an address: every one, IPv4 through the IPv6 socket where there is IPv6. */
     const char *const hosts[] = {config->bind[0] != '\0' ? config->bind : "::", "0.0.0.0"};
-    const uint32_t ports[] = {config->port != 0 ? config->port : config->port_hint, 0};
     struct addrinfo hints = {
         .ai_family = AF_UNSPEC, .ai_socktype = SOCK_STREAM, .ai_flags = AI_PASSIVE};
-    struct sockaddr_storage ss;
-    socklen_t len = sizeof ss;
     int fd = -1, err = 0;
 
-    for (int p = 0; fd < 0 && p < (config->port != 0 ? 1 : 2); p++) {
+    for (int p = 0; fd < 0 && p < n; p++) {
         for (int h = 0; fd < 0 && h < (config->bind[0] != '\0' ? 1 : 2); h++) {
             struct addrinfo *list;
             int rc = getaddrinfo(hosts[h], NULL, &hints, &list);
@@ -119,6 +119,27 @@ ferry_status tcp_listen(const struct ferry_host *host, const struct tcp_config *
             freeaddrinfo(list);
         }
     }
+    errno = err;
+    return fd;
+}
+
+ferry_status tcp_listen(const struct ferry_host *host, const struct tcp_config *config,
+                        int *fd_out, uint16_t *port_out)
+{
+    const uint32_t ports[] = {config->port != 0 ? config->port : config->port_hint, 0};
+    uint64_t deadline_ns = tcp_now_ns() + PORT_WAIT_NS;
+    struct sockaddr_storage ss;
+    socklen_t len = sizeof ss;
+    int fd = -1, err = 0;
+
+    /* The kernel lets go of a killed process's io_uring, and so of the port that it polled,
+     * some time after the process is gone. */
+    do {
+        if (err != 0)
+            usleep(PORT_AGAIN_US);
+        fd = listen_at_one(config, ports, config->port != 0 ? 1 : 2);
+        err = errno;
+    } while (fd < 0 && config->port != 0 && err == EADDRINUSE && tcp_now_ns() < deadline_ns);
     if (fd < 0) {
         TCP_LOG(host, FERRY_LOG_ERROR, "tcp: cannot listen on %s port %u: %s",
                 config->bind[0] != '\0' ? config->bind : "every address", config->port,
