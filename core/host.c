@@ -97,6 +97,24 @@ static ferry_status host_peer_call(const struct ferry_host *host, const char *pe
     return status;
 }
 
+/* The bytes are the plugin's own affair here as well; only their frame is Mooncake's. */
+static ferry_status host_peer_connection(const struct ferry_host *host, const char *peer_name,
+                                         const void *req, size_t req_len, uint32_t timeout_ms,
+                                         struct ferry_buf_sink *reply)
+{
+    uint64_t deadline_ns = fy_now_ns() + timeout_ms * FY_NS_PER_MS;
+    struct fy_buf text;
+    ferry_status status;
+
+    fy_buf_init(&text, 1u << 20);
+    status = fy_store_request(engine_of(host)->store, peer_name, FY_CONTROL_CONNECTION, req,
+                              req_len, deadline_ns, &text);
+    if (!status)
+        status = reply->append(reply, text.data ? text.data : "", text.len);
+    fy_buf_fini(&text);
+    return status;
+}
+
 static ferry_status host_region_get(const struct ferry_host *host, uint64_t addr, uint64_t len,
                                     uint32_t access, struct ferry_region *region_out)
 {
@@ -165,7 +183,8 @@ void fy_host_init(struct fy_host *host, struct ferry_engine *engine, const char 
                 .region_write = host_region_write,
                 .region_read = host_region_read,
                 .stage_alloc = host_stage_alloc,
-                .stage_free = host_stage_free},
+                .stage_free = host_stage_free,
+                .peer_connection = host_peer_connection},
         .engine = engine,
     };
     snprintf(host->name, sizeof(host->name), "%s", name);

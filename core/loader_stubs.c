@@ -60,6 +60,12 @@ static ferry_status no_on_call(struct ferry_tp *tp, const char *peer_name, const
     return FERRY_ENOTSUP;
 }
 
+static ferry_status no_on_connection(struct ferry_tp *tp, const void *req, size_t req_len,
+                                     struct ferry_buf_sink *reply)
+{
+    return FERRY_ENOTSUP;
+}
+
 static ferry_status no_cancel(struct ferry_queue *queue, uint64_t cookie)
 {
     return FERRY_ENOTSUP;
@@ -90,6 +96,7 @@ const char *fy_transport_complete(struct ferry_transport_ops *ops)
         return name;
     ops->probe = ops->probe ? ops->probe : no_probe;
     ops->on_call = ops->on_call ? ops->on_call : no_on_call;
+    ops->on_connection = ops->on_connection ? ops->on_connection : no_on_connection;
     ops->cancel = ops->cancel ? ops->cancel : no_cancel;
     ops->queue_fd = ops->queue_fd ? ops->queue_fd : no_queue_fd;
     ops->queue_arm = ops->queue_arm ? ops->queue_arm : no_queue_arm;

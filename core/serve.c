@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * What a node answers on its control channel: its document, notifications, probes, and
- * questions of transports to their like. Runs on the control server's threads.
+ * What a node answers on its control channel: its document, notifications, probes, questions
+ * of transports to their like, and Mooncake's to a transport. Runs on the control server's
+ * threads.
  */
 #include <string.h>
 
@@ -69,6 +70,16 @@ static ferry_status answer_call(struct ferry_engine *engine, const char *body, s
     return status;
 }
 
+/* Mooncake knows one protocol of a node, the one its document names: the primary. */
+static ferry_status answer_connection(struct ferry_engine *engine, const char *body, size_t len,
+                                      struct fy_buf *reply)
+{
+    struct fy_transport *primary = engine->n_transports ? engine->transports[0] : NULL;
+
+    return primary ? primary->ops->on_connection(primary->tp, body, len, &reply->sink)
+                   : FERRY_ENOTSUP;
+}
+
 static ferry_status answer_metadata(struct ferry_engine *engine, struct fy_buf *reply)
 {
     struct fy_doc *doc = fy_engine_doc(engine);
@@ -83,6 +94,8 @@ ferry_status fy_serve(void *arg, int type, const char *body, size_t len, struct 
     struct ferry_engine *engine = arg;
 
     switch (type) {
+    case FY_CONTROL_CONNECTION:
+        return answer_connection(engine, body, len, reply);
     case FY_CONTROL_METADATA:
         return answer_metadata(engine, reply);
     case FY_CONTROL_NOTIFY:

@@ -127,6 +127,14 @@ struct ferry_host {
                                 uint64_t addr, void *dst, size_t len);
     ferry_status (*stage_alloc)(const struct ferry_host *host, size_t len, void **mem_out);
     void (*stage_free)(const struct ferry_host *host, void *mem);
+
+    /*
+     * Since 1.1. As peer_call, but of a Mooncake node: `req` is the body of its Connection
+     * message (JSON, docs/wire.md), and what is appended to `reply` is the body of its answer.
+     */
+    ferry_status (*peer_connection)(const struct ferry_host *host, const char *peer_name,
+                                    const void *req, size_t req_len, uint32_t timeout_ms,
+                                    struct ferry_buf_sink *reply);
 };
 
 #define FERRY_PLUGIN_EXPORT __attribute__((visibility("default")))

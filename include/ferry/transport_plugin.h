@@ -7,7 +7,7 @@
 #include "ferry/plugin.h"
 
 #define FERRY_TRANSPORT_ABI_MAJOR 1
-#define FERRY_TRANSPORT_ABI_MINOR 0
+#define FERRY_TRANSPORT_ABI_MINOR 1
 #define FERRY_TRANSPORT_SYMBOL    "ferry_transport_plugin"
 
 /* Opaque: each plugin defines its own. */
@@ -262,6 +262,14 @@ struct ferry_transport_ops {
     void (*strerror_vendor)(struct ferry_tp *tp, int32_t vendor_err, char *buf, size_t len);
 
     /* ABI 1.0 ends here. Append below, with the minor version that brought it. */
+
+    /*
+     * Since 1.1. Answer a Mooncake node's Connection message (JSON, docs/wire.md); what is
+     * refused is answered by a `reply_msg`. Asked of the primary transport only. A failure is
+     * answered "null". On a core thread. Optional.
+     */
+    ferry_status (*on_connection)(struct ferry_tp *tp, const void *req, size_t req_len,
+                                  struct ferry_buf_sink *reply);
 };
 #define FERRY_TRANSPORT_OPS_SIZE_1_0                                                           \
     (offsetof(struct ferry_transport_ops, strerror_vendor) + sizeof(void (*)(void)))

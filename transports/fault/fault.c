@@ -120,6 +120,13 @@ ferry_status fault_on_call(struct ferry_tp *tp, const char *peer_name, const voi
     return tp->inner.on_call(tp->itp, peer_name, req, req_len, reply);
 }
 
+ferry_status fault_on_connection(struct ferry_tp *tp, const void *req, size_t req_len,
+                                 struct ferry_buf_sink *reply)
+{
+    return tp->inner.on_connection ? tp->inner.on_connection(tp->itp, req, req_len, reply)
+                                   : FERRY_ENOTSUP;
+}
+
 ferry_status fault_mem_reg(struct ferry_tp *tp, const struct ferry_mem_desc *desc, size_t n,
                            struct ferry_mr **mr_out)
 {

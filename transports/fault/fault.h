@@ -124,6 +124,8 @@ ferry_status fault_device(struct ferry_tp *tp, uint32_t index, struct ferry_devi
 ferry_status fault_export_segment(struct ferry_tp *tp, struct ferry_kv_sink *out);
 ferry_status fault_on_call(struct ferry_tp *tp, const char *peer_name, const void *req,
                            size_t req_len, struct ferry_buf_sink *reply);
+ferry_status fault_on_connection(struct ferry_tp *tp, const void *req, size_t req_len,
+                                 struct ferry_buf_sink *reply);
 ferry_status fault_mem_reg(struct ferry_tp *tp, const struct ferry_mem_desc *desc, size_t n,
                            struct ferry_mr **mr_out);
 void fault_mem_dereg(struct ferry_tp *tp, struct ferry_mr *const *mr, size_t n);
