@@ -25,15 +25,17 @@ static void hello(const char *text, size_t len)
     assert(once.n_qp == twice.n_qp &&
            memcmp(once.qp_num, twice.qp_num, sizeof(once.qp_num)) == 0);
     assert(once.has_gid == twice.has_gid && memcmp(once.gid, twice.gid, 16) == 0);
+    assert(!once.ready_ack || !twice.ready_ack); /* nothing of ours asks for it */
     assert(once.ferry == twice.ferry && once.mtu == twice.mtu && once.status == twice.status);
     free(out);
 }
 
 static void remote(const char *text, size_t len)
 {
-    struct ferry_kv v[2] = {{.key = "devices", .val = text, .val_len = (uint32_t)len},
+    struct ferry_kv v[3] = {{.key = "devices", .val = text, .val_len = (uint32_t)len},
+                            {.key = "rdma_server_name", .val = text, .val_len = (uint32_t)len},
                             {.key = "ferry_rdma", .val = text, .val_len = (uint32_t)len}};
-    struct ferry_kvs attrs = {.v = v, .n = 1 + (len & 1)};
+    struct ferry_kvs attrs = {.v = v, .n = 1 + len % 3};
     struct rdma_remote out;
     const char *why = NULL;
     bool usable = false;

@@ -85,6 +85,54 @@ static void reads_mooncakes_request(void **state)
                               &hello),
                      FERRY_OK);
     assert_string_equal(hello.reply_msg, "no such device");
+    assert_false(hello.ready_ack);
+    assert_int_equal(hello_of("{\"qp_num\":[],\"ready_ack\":true}", &hello), FERRY_OK);
+    assert_true(hello.ready_ack);
+    assert_int_equal(hello_of("{\"qp_num\":[],\"ready_ack\":1}", &hello), FERRY_OK);
+    assert_false(hello.ready_ack);
+    assert_int_equal(hello_of("null", &hello), FERRY_EINVAL);
+    assert_non_null(strstr(why, "takes no RDMA connections"));
+}
+
+/* What goes to a Mooncake node holds its members and nothing else. */
+static void says_what_mooncake_reads(void **state)
+{
+    struct rdma_hello in = {.local_nic_path = "a:1@x#5",
+                            .peer_nic_path = "b:2@y",
+                            .n_qp = 2,
+                            .qp_num = {297, 298},
+                            .gid = {[10] = 0xff, [11] = 0xff, [12] = 10, [15] = 1},
+                            .has_gid = true,
+                            .instance = "x"};
+    char *text = rdma_hello_encode(&in);
+
+    assert_string_equal(text,
+                        "{\"qp_num\":[297,298],"
+                        "\"local_gid\":\"00:00:00:00:00:00:00:00:00:00:ff:ff:0a:00:00:01\","
+                        "\"local_lid\":0,\"local_nic_path\":\"a:1@x#5\",\"payload\":\"\","
+                        "\"peer_nic_path\":\"b:2@y\",\"reply_msg\":\"\"}");
+    free(text);
+}
+
+static void another_server_in_nic_paths(void **state)
+{
+    char devices[] =
+        "[{\"name\":\"m\",\"lid\":1,\"gid\":\"0:0:0:0:0:0:0:0:0:0:ff:ff:a:0:0:1\"}]";
+    char longer[300] = "";
+    struct rdma_remote remote;
+    struct ferry_kv v[] = {{.key = "devices", .val = devices},
+                           {.key = "rdma_server_name", .val = "10.1.0.1:15000"}};
+    struct ferry_kvs attrs = attrs_of(v, 2);
+
+    assert_int_equal(rdma_remote_parse(&attrs, &remote, &why), FERRY_OK);
+    assert_string_equal(remote.server, "10.1.0.1:15000");
+    attrs.n = 1;
+    assert_int_equal(rdma_remote_parse(&attrs, &remote, &why), FERRY_OK);
+    assert_string_equal(remote.server, "");
+    memset(longer, 'x', sizeof(longer) - 1);
+    v[1].val = longer;
+    attrs = attrs_of(v, 2);
+    assert_int_equal(rdma_remote_parse(&attrs, &remote, &why), FERRY_EINVAL);
 }
 
 static void refuses_what_is_malformed(void **state)
@@ -225,6 +273,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(gids_as_mooncake_writes_them),
         cmocka_unit_test(reads_mooncakes_request),
+        cmocka_unit_test(says_what_mooncake_reads),
+        cmocka_unit_test(another_server_in_nic_paths),
         cmocka_unit_test(refuses_what_is_malformed),
         cmocka_unit_test(what_is_ours_comes_back),
         cmocka_unit_test(devices_of_a_peer),

@@ -32,7 +32,7 @@ static const struct number numbers[] = {
     N32("traffic_class", traffic_class, 0, 255, 0),
     N32("service_level", service_level, 0, 15, 0),
     N32("pkey_index", pkey_index, 0, 65535, 0),
-    N32("qp_per_peer", qps, 1, RDMA_MAX_QPS, 1),
+    N32("qp_per_peer", qps, 1, RDMA_MAX_QPS, 0),
     N32("max_wr", max_wr, 4, 16384, 256),
     N32("max_inline", max_inline, 0, 1024, 128),
     N32("max_cqe", max_cqe, 16, 4194304, 8192),

@@ -2,7 +2,9 @@
 /*
  * Queue pairs and the message that connects them: as the one who asks (for a rail) and as the
  * one who answers. A connection serves one direction only: who asked posts, who answered lets
- * the device serve. Knows nothing of what is sent.
+ * the device serve. With Mooncake too, which would send both ways over one connection: our NIC
+ * paths, which name it, are not those that its own requests ask for, so that both sides may
+ * open at the same moment. Knows nothing of what is sent.
  */
 #include "rdma.h"
 
@@ -16,7 +18,7 @@
 
 struct rdma_served {
     struct rdma_served *next;
-    char key[RDMA_PATH_MAX]; /* the asker's NIC path */
+    char key[RDMA_PATH_MAX]; /* the asker's NIC path: with `device` it names the connection */
     char instance[RDMA_INSTANCE_MAX];
     struct rdma_device *device;
     uint32_t mtu;
@@ -178,14 +180,30 @@ static void fill_hello(const struct rdma_rail *rail, struct rdma_hello *hello)
 
     memset(hello, 0, sizeof(*hello));
     own_path(rail, hello->local_nic_path);
-    snprintf(hello->peer_nic_path, sizeof(hello->peer_nic_path), "%.255s@%s", peer->name,
+    snprintf(hello->peer_nic_path, sizeof(hello->peer_nic_path), "%.255s@%s",
+             peer->remote.server[0] ? peer->remote.server : peer->name,
              peer->remote.device[rail->remote].name);
-    hello->ferry = true;
+    hello->ferry = peer->remote.ferry;
     snprintf(hello->instance, sizeof(hello->instance), "%s", tp->instance);
     snprintf(hello->expect, sizeof(hello->expect), "%s", peer->remote.instance);
     hello->mtu = min32(device->mtu, tp->config.mtu);
     hello->rd_atomic = device->max_init_rd_atomic;
     hello->lid = device->lid;
+}
+
+/* By the channel between plugins of one kind, or by Mooncake's own message. */
+static ferry_status carry(const struct rdma_rail *rail, const char *text, uint32_t timeout_ms,
+                          struct reply *reply)
+{
+    const struct ferry_host *host = rail->link->queue->tp->host;
+    const struct ferry_peer *peer = rail->link->peer;
+
+    if (peer->remote.ferry)
+        return host->peer_call(host, peer->name, text, strlen(text), timeout_ms, &reply->sink);
+    if (host->size <= offsetof(struct ferry_host, peer_connection) || !host->peer_connection)
+        return FERRY_ENOTSUP; /* a core of 1.0 */
+    return host->peer_connection(host, peer->name, text, strlen(text), timeout_ms,
+                                 &reply->sink);
 }
 
 /* One question, one answer; a refusal is a failure with the peer's words in the log. */
@@ -200,8 +218,7 @@ static ferry_status ask(const struct rdma_rail *rail, const struct rdma_hello *h
 
     if (!text)
         return FERRY_ENOMEM;
-    status = tp->host->peer_call(tp->host, rail->link->peer->name, text, strlen(text),
-                                 timeout_ms, &reply.sink);
+    status = carry(rail, text, timeout_ms, &reply);
     free(text);
     if (status == FERRY_OK)
         status = rdma_hello_parse(reply.data ? reply.data : "", reply.len, answer_out, &why);
@@ -327,11 +344,11 @@ static void served_free(struct ferry_tp *tp, struct rdma_served *served)
 }
 
 /*
- * Takes out the connection of that key, and with `instance` all those that an earlier
+ * Takes out the connection of that name, and with `instance` all those that an earlier
  * incarnation of the same node left behind. For the caller to free, without the lock.
  */
 static struct rdma_served *take_served(struct ferry_tp *tp, const char *key,
-                                       const char *instance)
+                                       const struct rdma_device *device, const char *instance)
 {
     size_t server = strcspn(key, "@");
     struct rdma_served *taken = NULL, **at = &tp->served;
@@ -341,7 +358,7 @@ static struct rdma_served *take_served(struct ferry_tp *tp, const char *key,
         bool stale = instance && served->instance[0] &&
                      strcmp(served->instance, instance) != 0 &&
                      strncmp(served->key, key, server + 1) == 0;
-        if (!stale && strcmp(served->key, key) != 0) {
+        if (!stale && (served->device != device || strcmp(served->key, key) != 0)) {
             at = &served->next;
             continue;
         }
@@ -377,11 +394,13 @@ static struct rdma_device *asked_device(struct ferry_tp *tp, const char *path)
 static bool answer_again(struct ferry_tp *tp, const struct rdma_hello *hello,
                          struct rdma_hello *answer)
 {
+    const struct rdma_device *device = asked_device(tp, hello->peer_nic_path);
     bool found = false;
 
     pthread_mutex_lock(&tp->serve_lock);
     for (struct rdma_served *s = tp->served; s && !found; s = s->next) {
-        if (strcmp(s->key, hello->local_nic_path) != 0 || s->n_qp != hello->n_qp ||
+        if (s->device != device || strcmp(s->key, hello->local_nic_path) != 0 ||
+            s->n_qp != hello->n_qp ||
             memcmp(s->peer_qp, hello->qp_num, s->n_qp * sizeof(s->peer_qp[0])) != 0)
             continue;
         found = true;
@@ -465,7 +484,7 @@ static ferry_status serve(struct ferry_tp *tp, const struct rdma_hello *hello,
     answer->rd_atomic = device->max_rd_atomic;
 
     pthread_mutex_lock(&tp->serve_lock);
-    taken = take_served(tp, served->key, hello->ferry ? hello->instance : NULL);
+    taken = take_served(tp, served->key, device, hello->ferry ? hello->instance : NULL);
     if (tp->n_served >= MAX_SERVED) {
         pthread_mutex_unlock(&tp->serve_lock);
         free_taken(tp, taken);
@@ -485,13 +504,24 @@ static void bye(struct ferry_tp *tp, const struct rdma_hello *hello)
     struct rdma_served *taken;
 
     pthread_mutex_lock(&tp->serve_lock);
-    taken = take_served(tp, hello->local_nic_path, NULL);
+    taken =
+        take_served(tp, hello->local_nic_path, asked_device(tp, hello->peer_nic_path), NULL);
     pthread_mutex_unlock(&tp->serve_lock);
     free_taken(tp, taken);
 }
 
-ferry_status rdma_on_call(struct ferry_tp *tp, const char *peer_name, const void *req,
-                          size_t req_len, struct ferry_buf_sink *reply)
+/* Mooncake's second message, which says that the first one's answer arrived: only nodes send it
+ * that were promised to wait for it, which we never do. Queue pairs stay as they are. */
+static void acknowledge(struct ferry_tp *tp, const struct rdma_hello *hello,
+                        struct rdma_hello *answer)
+{
+    if (!answer_again(tp, hello, answer))
+        refuse(answer, FERRY_ESTALE, "ready_ack for queue pairs that are not connected here");
+    answer->n_qp = 0;
+}
+
+static ferry_status answer_hello(struct ferry_tp *tp, const char *peer_name, const void *req,
+                                 size_t req_len, struct ferry_buf_sink *reply)
 {
     struct rdma_hello hello = {0}, answer = {0};
     const char *why = NULL;
@@ -509,6 +539,8 @@ ferry_status rdma_on_call(struct ferry_tp *tp, const char *peer_name, const void
         refuse(&answer, FERRY_ESTALE, "another incarnation runs here now");
     else if (hello.bye)
         bye(tp, &hello);
+    else if (hello.ready_ack)
+        acknowledge(tp, &hello, &answer);
     else if (hello.ferry || !answer_again(tp, &hello, &answer))
         serve(tp, &hello, &answer);
     if (answer.reply_msg[0])
@@ -520,6 +552,18 @@ ferry_status rdma_on_call(struct ferry_tp *tp, const char *peer_name, const void
     status = reply->append(reply, text, strlen(text));
     free(text);
     return status;
+}
+
+ferry_status rdma_on_call(struct ferry_tp *tp, const char *peer_name, const void *req,
+                          size_t req_len, struct ferry_buf_sink *reply)
+{
+    return answer_hello(tp, peer_name, req, req_len, reply);
+}
+
+ferry_status rdma_on_connection(struct ferry_tp *tp, const void *req, size_t req_len,
+                                struct ferry_buf_sink *reply)
+{
+    return answer_hello(tp, "a Mooncake node", req, req_len, reply);
 }
 
 void rdma_served_close(struct ferry_tp *tp)

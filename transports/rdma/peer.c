@@ -119,7 +119,10 @@ static void free_rails(struct rdma_link *link)
 static struct rdma_link *new_link(struct ferry_peer *peer, struct ferry_queue *queue)
 {
     struct ferry_tp *tp = peer->tp;
-    uint32_t n = count_rails(tp, peer), n_qp = tp->config.qps;
+    uint32_t n = count_rails(tp, peer);
+    uint32_t n_qp = tp->config.qps       ? tp->config.qps
+                    : peer->remote.ferry ? RDMA_QPS
+                                         : RDMA_QPS_FOREIGN;
     struct rdma_link *link = calloc(1, sizeof(*link) + n * sizeof(link->rail[0]));
 
     if (!link)

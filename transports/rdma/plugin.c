@@ -29,6 +29,7 @@ static const struct ferry_transport_ops rdma_ops = {
     .queue_fd = rdma_queue_fd,
     .queue_arm = rdma_queue_arm,
     .strerror_vendor = rdma_strerror,
+    .on_connection = rdma_on_connection,
 };
 
 FERRY_TRANSPORT_PLUGIN("rdma", FERRY_VERSION, &rdma_ops);

@@ -29,6 +29,8 @@
 
 #define RDMA_MAX_QUEUES  64u
 #define RDMA_MAX_RAILS   RDMA_MAX_DEVICES
+#define RDMA_QPS         1u
+#define RDMA_QPS_FOREIGN 2u    /* Mooncake insists on its own number, and this is its default */
 #define RDMA_CONTROL_MS  2000u /* for a question to a peer that nobody waits for */
 #define RDMA_MAX_PIECE   (UINT64_C(1) << 30)
 #define RDMA_MIN_SLICE   (UINT64_C(64) << 10)
@@ -43,7 +45,7 @@ struct rdma_config {
     uint32_t port;
     uint32_t mtu; /* bytes, upper limit */
     uint32_t traffic_class, service_level, pkey_index;
-    uint32_t qps;        /* of one rail */
+    uint32_t qps;        /* of one rail; 0 = RDMA_QPS, or Mooncake's default to its nodes */
     uint32_t max_wr;     /* work requests of one queue pair */
     uint32_t max_inline; /* bytes */
     uint32_t max_cqe;
@@ -302,6 +304,8 @@ ferry_status rdma_export_mem(struct ferry_mr *mr, struct ferry_kv_sink *out);
 /* conn.c: queue pairs, and both ends of the message that connects them */
 ferry_status rdma_on_call(struct ferry_tp *tp, const char *peer_name, const void *req,
                           size_t req_len, struct ferry_buf_sink *reply);
+ferry_status rdma_on_connection(struct ferry_tp *tp, const void *req, size_t req_len,
+                                struct ferry_buf_sink *reply);
 /* Makes and connects the queue pairs of one rail. Blocks. qp_out: rail->n_qp of them. */
 ferry_status rdma_connect(struct rdma_rail *rail, uint32_t timeout_ms, struct ibv_qp **qp_out,
                           uint32_t *max_inline_out);

@@ -156,6 +156,8 @@ static const char *parse_hello(const cJSON *root, struct rdma_hello *hello)
     const cJSON *ours = cJSON_GetObjectItemCaseSensitive(root, "ferry");
     uint32_t v;
 
+    if (cJSON_IsNull(root))
+        return "it takes no RDMA connections, or refuses this one without a reason";
     if (!cJSON_IsObject(root))
         return "not a JSON object";
     if (!text(root, "local_nic_path", hello->local_nic_path, sizeof(hello->local_nic_path)) ||
@@ -176,6 +178,7 @@ static const char *parse_hello(const cJSON *root, struct rdma_hello *hello)
     }
     if (u32(lid, &v))
         hello->lid = (uint16_t)v;
+    hello->ready_ack = cJSON_IsTrue(cJSON_GetObjectItemCaseSensitive(root, "ready_ack"));
     if (!text(root, "local_gid", gid, sizeof(gid)))
         return "local_gid is no GID";
     if (gid[0]) {
@@ -237,7 +240,16 @@ ferry_status rdma_remote_parse(const struct ferry_kvs *attrs, struct rdma_remote
     struct rdma_remote remote = {0};
     cJSON *devices = parse_attr(attrs, "devices");
     cJSON *ours = parse_attr(attrs, "ferry_rdma");
+    const struct ferry_kv *server = find(attrs, "rdma_server_name");
     const char *why = parse_devices(devices, &remote);
+
+    if (!why && server) {
+        if (server->val_len >= sizeof(remote.server) ||
+            memchr(server->val, '\0', server->val_len))
+            why = "its rdma_server_name is too long";
+        else
+            memcpy(remote.server, server->val, server->val_len);
+    }
 
     if (!why && ours) {
         remote.ferry = true;

@@ -25,6 +25,7 @@ struct rdma_hello {
     bool has_gid;
     uint16_t lid;
     char reply_msg[256]; /* "" = accepted */
+    bool ready_ack;      /* never sent; the second message of peers that were asked for it */
 
     bool ferry;                       /* the sender is a Ferry node: the rest counts */
     char instance[RDMA_INSTANCE_MAX]; /* of whoever sends */
@@ -54,6 +55,7 @@ struct rdma_remote_device {
 struct rdma_remote {
     uint32_t n;
     struct rdma_remote_device device[RDMA_MAX_DEVICES];
+    char server[256]; /* instead of its name in NIC paths; "" = its name */
     bool ferry;
     char instance[RDMA_INSTANCE_MAX];
 };
