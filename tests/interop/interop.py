@@ -114,7 +114,8 @@ class Node:
         base = ferry_environment() if kind == FERRY else {key: value for key, value in os.environ.items()
                                                           if key not in ("PYTHONPATH", "LD_LIBRARY_PATH")}
         # 0.3.13 refuses batches that do not fit its queue, which is shorter than our longest.
-        base.update(MC_FORCE_TCP="true", MC_TCP_MAX_QUEUED_TRANSFERS_PER_PEER="16384", PYTHONUNBUFFERED="1", **env)
+        base.update({"MC_FORCE_TCP": "true", "MC_TCP_MAX_QUEUED_TRANSFERS_PER_PEER": "16384", "PYTHONUNBUFFERED": "1", **env})
+        base = {key: value for key, value in base.items() if value is not None}
         with open(self.log, "ab") as log:
             self.process = subprocess.Popen([python or sys.executable, str(HERE / "node.py")], env=base,
                                             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log)
@@ -148,9 +149,9 @@ class Node:
     def result(self, what, *args, timeout=120.0):
         return self.ask(what, *args, timeout=timeout)["result"]
 
-    def open(self, name="127.0.0.1", server="P2PHANDSHAKE"):
+    def open(self, name="127.0.0.1", server="P2PHANDSHAKE", *protocol_and_devices):
         """Its own name: with P2PHANDSHAKE the port that it took is part of it."""
-        answer = self.ask("open", name, server)
+        answer = self.ask("open", name, server, *protocol_and_devices)
         if answer["result"] != 0:
             raise RuntimeError(f"{self.kind}: initialize gave {answer['result']}; see {self.log}")
         self.name = f"127.0.0.1:{answer['port']}" if server == "P2PHANDSHAKE" else name

@@ -18,8 +18,8 @@ class Node:
         self.engine = TransferEngine()
         self.pages = self.addr = None
 
-    def open(self, name, server, protocol="tcp"):
-        result = self.engine.initialize(name, server, protocol, "")
+    def open(self, name, server, protocol="tcp", devices=""):
+        result = self.engine.initialize(name, server, protocol, devices)
         return {"result": result, "port": self.engine.get_rpc_port() if result == 0 else 0}
 
     def memory(self, nbytes):

@@ -1,0 +1,189 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: Apache-2.0
+"""Whole nodes over RDMA, in one VM: the main job with the seed's mooncake.json and etcd, and Ferry's
+nodes with Mooncake's own (its wheel is made ready before the VM boots).
+
+    tests/rxe-vm/rdma_nodes.py          in the build's environment (meson test rdma_nodes)
+    FERRY_RDMA_LONG=1                   every version of the wheel that can, each way of finding a peer
+                                        with one and with two devices
+
+Ferry's rails to Mooncake need 0.3.11 or newer there: older ones look our NIC path up in our document.
+"""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import unittest
+
+HERE = pathlib.Path(__file__).resolve().parent
+sys.path[:0] = [str(HERE.parent / "interop"), str(HERE.parent / "conformance")]
+import interop  # noqa: E402
+import servers  # noqa: E402
+from interop import FERRY, Node  # noqa: E402
+
+LONG = bool(os.environ.get("FERRY_RDMA_LONG"))
+GUEST = os.environ.get("RXE_VM") == "1"
+VERSIONS = [version for version in interop.VERSIONS if int(version.split(".")[2]) > 10][:None if LONG else 1]
+MIB = 1 << 20
+TOOL = str(interop.BUILD / "tools/ferry")
+# bytes a piece, pieces, distance of one piece to the next
+SHAPES = ((1, 1, 1), (4097, 7, 5000), (65536, 32, 65536)) + (((4096, 512, 4096), (4 * MIB, 1, 4 * MIB)) if LONG else ())
+
+
+def etcd(test):
+    if not hasattr(etcd, "server"):
+        etcd.server = servers.Etcd()
+        etcd.server.start()
+        unittest.addModuleCleanup(etcd.server.close)
+    return etcd.server.uri
+
+
+class MainJob(unittest.TestCase):
+    """`ferry prefill` and `ferry decode` with the seed's file."""
+
+    def setUp(self):
+        self.dir = tempfile.TemporaryDirectory()
+        self.addCleanup(self.dir.cleanup)
+
+    def config(self, devices):
+        first, second = interop.free_ports(2)[0], interop.free_ports(40)[39]
+        file = pathlib.Path(self.dir.name) / "mooncake.json"
+        file.write_text(json.dumps({
+            "prefill_url": f"127.0.0.1:{first}", "decode_url": f"127.0.0.1:{second}",
+            "metadata_server": etcd(self).removeprefix("etcd://"), "metadata_backend": "etcd",
+            "protocol": "rdma", "device_name": devices}))
+        return str(file)
+
+    def tool(self, *words):
+        return subprocess.Popen([TOOL, *words], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                                stderr=subprocess.STDOUT, text=True, cwd=self.dir.name)
+
+    def job(self, devices):
+        file = self.config(devices)
+        report = pathlib.Path(self.dir.name) / "decode.json"
+        decode = self.tool("decode", "-c", file, "--memory", "64m", "--json", str(report))
+        prefill = self.tool("prefill", "-c", file, "--memory", "64m", "--synthetic", "4", "--model", "qwen2.5-0.5b")
+        said = prefill.communicate(timeout=240)[0]
+        heard = decode.communicate(timeout=60)[0]
+        self.assertEqual((prefill.returncode, decode.returncode), (0, 0), said + heard)
+        return json.loads(report.read_text()), said + heard
+
+    def test_every_block_is_verified(self):
+        for devices in ("rxe0", "rxe0,rxe1"):
+            with self.subTest(devices):
+                began = time.monotonic()
+                report, _ = self.job(devices)
+                print(f"main job, {devices}: {json.dumps(report)[:300]} in {time.monotonic() - began:.1f} s")
+
+    def test_device_names(self):
+        done = self.tool("decode", "-c", self.config("rxe7"), "--memory", "1m", "--wait", "1").communicate(timeout=60)[0]
+        self.assertRegex(done, r'there is no device "rxe7"; there are: rxe[01], rxe[01]')
+
+
+class Upstream(unittest.TestCase):
+    def setUp(self):
+        self.nodes = []
+
+    def node(self, kind, devices, name, uri):
+        python = None if kind == FERRY else interop.environment(kind)
+        node = Node(kind, python, f"rdma-{name}-{time.monotonic_ns()}", MC_FORCE_TCP=None, MC_GID_INDEX="1",
+                    MC_TCP_BIND_ADDRESS="127.0.0.1", GLOG_v="0")
+        self.nodes.append(node)
+        self.addCleanup(node.__exit__)
+        return node.open(name if uri != "P2PHANDSHAKE" else "127.0.0.1", uri, "rdma", devices).memory(4 * MIB)
+
+    def move(self, initiator, target, op, shape):
+        size, count, stride = shape
+        span = (count - 1) * stride + size
+        source, sink = (initiator, target) if op == "write" else (target, initiator)
+        seed = int.from_bytes(os.urandom(4), "little")
+        source.ask("fill", 0, span, seed)
+        sink.ask("fill", 0, span, seed + 1)
+        self.assertEqual(initiator.result("batch", op, target.name, target.addr, size, count, stride), 0)
+        for at in range(0, count * stride, stride) if count < 8 else (0,):
+            length = size if count < 8 else span
+            self.assertEqual(source.result("sha", at, length), sink.result("sha", at, length))
+
+    def each(self, when, *pairs):
+        for initiator, target in pairs:
+            for op in ("write", "read"):
+                for shape in SHAPES:
+                    with self.subTest(f"{when}: {initiator.kind} to {target.kind}", op=op, shape=shape):
+                        self.move(initiator, target, op, shape)
+
+    def at_once(self, one, other):
+        """Neither has a connection yet, and both want one at the same moment."""
+        for node in (one, other):
+            node.ask("fill", 0, MIB, 5)
+        results = {}
+
+        def write(initiator, target, at):
+            for i in range(4):
+                results[initiator, i] = initiator.result("batch", "write", target.name, target.addr + at, 65536, 8, 65536)
+
+        threads = [threading.Thread(target=write, args=pair) for pair in ((one, other, MIB), (other, one, 2 * MIB))]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        self.assertEqual(set(results.values()), {0})
+        self.assertEqual(one.result("sha", 0, 8 * 65536), other.result("sha", MIB, 8 * 65536))
+        self.assertEqual(other.result("sha", 0, 8 * 65536), one.result("sha", 2 * MIB, 8 * 65536))
+
+    def pair(self, version, uri, devices):
+        ours, theirs = devices
+        return (self.node(FERRY, ours, f"ferry-{time.monotonic_ns()}", uri),
+                self.node(version, theirs, f"upstream-{time.monotonic_ns()}", uri))
+
+    def test_data(self):
+        one, two = ("rxe0", "rxe1"), ("rxe0,rxe1", "rxe0,rxe1")
+        for version in VERSIONS:
+            if not pathlib.Path(interop.CACHE / f"mooncake-{version}").exists():
+                self.skipTest(f"no wheel {version}")
+            for store in (None, etcd):
+                for devices in (one, two) if LONG else ((two,) if store else (one,)):
+                    uri = store(self) if store else "P2PHANDSHAKE"
+                    with self.subTest(version, uri=uri, devices=devices):
+                        began = time.monotonic()
+                        ferry, upstream = self.pair(version, uri, devices)
+                        self.at_once(ferry, upstream)
+                        self.each("", (ferry, upstream), (upstream, ferry))
+                        if store:  # a restart under the same name
+                            upstream.kill()
+                            upstream = self.node(version, devices[1], upstream.name, uri)
+                            self.each("upstream restarted", (ferry, upstream), (upstream, ferry))
+                            # Mooncake keeps a node's control address for ever, and on rxe its queue
+                            # pairs (retry 7) never fail: it does not find our new node.
+                            ferry.kill()
+                            ferry = self.node(FERRY, devices[0], ferry.name, uri)
+                            self.each("Ferry restarted", (ferry, upstream))
+                        print(f"{version}, {uri}, {devices}: {time.monotonic() - began:.1f} s", flush=True)
+                        for node in (ferry, upstream):
+                            node.kill()
+
+    def tearDown(self):
+        failures = self._outcome.result.failures + self._outcome.result.errors
+        for node in self.nodes if failures else ():
+            print(f"---- {node.log}", *node.log.read_text(errors="replace").splitlines()[-60:], sep="\n")
+
+
+def outside():
+    """Makes ready what the guest cannot, and boots."""
+    for version in VERSIONS:
+        if not interop.environment(version):
+            print(f"not run: upstream {version}: its wheel cannot be installed")
+    variables = [name for name in os.environ if name.startswith(("FERRY_", "PYTHON", "ASAN_", "UBSAN_", "LSAN_"))]
+    words = [word for name in variables for word in ("-e", name)]
+    os.execv(HERE / "run", ["run", "-t", "1500" if LONG else "400", "-m", "3072", *words, "--", sys.executable,
+                            os.path.abspath(__file__), *sys.argv[1:]])
+
+
+if __name__ == "__main__":
+    if not GUEST:
+        outside()
+    unittest.main(verbosity=2)
