@@ -40,6 +40,17 @@ static const struct kind kinds[] = {
                             sizeof(struct ferry_metadata_ops), FERRY_METADATA_OPS_SIZE_1_0},
 };
 
+union descriptor {
+    struct ferry_plugin_hdr hdr;
+    struct ferry_transport_plugin transport;
+    struct ferry_metadata_plugin metadata;
+};
+
+union table {
+    struct ferry_transport_ops transport;
+    struct ferry_metadata_ops metadata;
+};
+
 /* A plugin that was accepted: stays for the life of the process, whatever becomes of loaders.
  */
 struct loaded {
@@ -74,6 +85,46 @@ static ferry_status check_hdr(const struct kind *kind, const struct ferry_plugin
     return FERRY_OK;
 }
 
+static ferry_status check_name(const char *own, const char *name)
+{
+    if (strcmp(own, name) != 0)
+        return fy_fail(FERRY_EABI, "calls itself \"%.40s\", its file \"%s\"", own, name);
+    return FERRY_OK;
+}
+
+/* Both kinds of descriptor begin alike. */
+static const void *table_of(enum fy_plugin_kind kind, const void *descriptor)
+{
+    return kind == FY_PLUGIN_TRANSPORT
+               ? (const void *)((const struct ferry_transport_plugin *)descriptor)->ops
+               : (const void *)((const struct ferry_metadata_plugin *)descriptor)->ops;
+}
+
+static ferry_status check_table_len(const struct kind *kind, uint32_t len)
+{
+    if (len < kind->table_len_1_0)
+        return fy_fail(FERRY_EABI,
+                       "its table has %u bytes, wanted at least the %zu of ABI %u.0", len,
+                       kind->table_len_1_0, kind->abi_major);
+    return FERRY_OK;
+}
+
+/* Fills optional holes of the core's own copy. */
+static ferry_status check_members(enum fy_plugin_kind kind, union table *table)
+{
+    const char *missing = kind == FY_PLUGIN_TRANSPORT ? fy_transport_complete(&table->transport)
+                                                      : fy_metadata_complete(&table->metadata);
+
+    if (missing)
+        return fy_fail(FERRY_EABI, "its table lacks \"%s\", which is mandatory", missing);
+    return FERRY_OK;
+}
+
+static ferry_status no_schemes(void)
+{
+    return fy_fail(FERRY_EABI, "names no URL scheme that it serves");
+}
+
 static ferry_status read_file(int fd, size_t len, char **data_out)
 {
     char *data = malloc(len + 1);
@@ -97,12 +148,55 @@ static ferry_status read_file(int fd, size_t len, char **data_out)
     return FERRY_OK;
 }
 
-/* Everything that can be known without loading it. */
-static ferry_status peek(const struct kind *kind, const char *path,
-                         struct ferry_plugin_hdr *hdr_out)
+/* All checks, on what the file will be in memory. */
+static ferry_status check_file(enum fy_plugin_kind which, const struct fy_elf *elf,
+                               const char *name)
 {
-    struct ferry_plugin_hdr hdr;
+    const struct kind *kind = &kinds[which];
+    union descriptor descriptor;
+    union table table = {0};
+    uint64_t at;
+    uintptr_t scheme = 0;
+    uint32_t len;
+    char own[64] = "";
+    ferry_status status;
+
+    if (!fy_elf_read(elf, elf->symbol, &descriptor.hdr, sizeof(descriptor.hdr)))
+        return fy_fail(FERRY_EABI, "symbol %s is no data of the file", kind->symbol);
+    status = check_hdr(kind, &descriptor.hdr);
+    if (status)
+        return status;
+    if (!fy_elf_read(elf, elf->symbol, &descriptor, kind->descriptor_len))
+        return fy_fail(FERRY_EABI, "symbol %s is no data of the file", kind->symbol);
+    at = (uintptr_t)table_of(which, &descriptor);
+    if (at == FY_ELF_ELSEWHERE || (uintptr_t)descriptor.hdr.name == FY_ELF_ELSEWHERE)
+        return FERRY_OK; /* known only when it is loaded; checked then */
+    fy_elf_text(elf, (uintptr_t)descriptor.hdr.name, own, sizeof(own));
+    status = check_name(own, name);
+    if (status)
+        return status;
+    if (!at)
+        return fy_fail(FERRY_EABI, "has no table");
+    if (!fy_elf_read(elf, at, &len, sizeof(len)))
+        return fy_fail(FERRY_EABI, "its table is no constant of the file");
+    status = check_table_len(kind, len);
+    if (status)
+        return status;
+    if (!fy_elf_read(elf, at, &table, len < kind->table_len ? len : kind->table_len))
+        return fy_fail(FERRY_EABI, "its table has %u bytes, and not all are in the file", len);
+    status = check_members(which, &table);
+    if (status || which == FY_PLUGIN_TRANSPORT)
+        return status;
+    at = (uintptr_t)descriptor.metadata.schemes;
+    return at && fy_elf_read(elf, at, &scheme, sizeof(scheme)) && scheme ? FERRY_OK
+                                                                         : no_schemes();
+}
+
+/* Everything, without loading it. */
+static ferry_status peek(enum fy_plugin_kind kind, const char *path, const char *name)
+{
     struct stat st;
+    struct fy_elf elf;
     ferry_status status;
     char *data = NULL;
     int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
@@ -124,35 +218,25 @@ static ferry_status peek(const struct kind *kind, const char *path,
     close(fd);
     if (status)
         return status;
-    status = fy_elf_peek(data, (size_t)st.st_size, kind->symbol, &hdr);
+    status = fy_elf_open(data, (size_t)st.st_size, kinds[kind].symbol, &elf);
+    if (!status)
+        status = check_file(kind, &elf, name);
     free(data);
-    if (!status)
-        status = check_hdr(kind, &hdr);
-    if (!status)
-        *hdr_out = hdr;
     return status;
-}
-
-/* Both kinds of descriptor begin alike. */
-static const void *table_of(enum fy_plugin_kind kind, const void *descriptor)
-{
-    return kind == FY_PLUGIN_TRANSPORT
-               ? (const void *)((const struct ferry_transport_plugin *)descriptor)->ops
-               : (const void *)((const struct ferry_metadata_plugin *)descriptor)->ops;
 }
 
 /* The core's copy: members that the plugin does not know are NULL, its newer ones left out. */
 static ferry_status copy_table(const struct kind *kind, const void *table, void *copy)
 {
     uint32_t len; /* first member of every table */
+    ferry_status status;
 
     if (!table)
         return fy_fail(FERRY_EABI, "has no table");
     memcpy(&len, table, sizeof(len));
-    if (len < kind->table_len_1_0)
-        return fy_fail(FERRY_EABI,
-                       "its table has %u bytes, wanted at least the %zu of ABI %u.0", len,
-                       kind->table_len_1_0, kind->abi_major);
+    status = check_table_len(kind, len);
+    if (status)
+        return status;
     memset(copy, 0, kind->table_len);
     memcpy(copy, table, len < kind->table_len ? len : kind->table_len);
     len = (uint32_t)kind->table_len;
@@ -165,10 +249,10 @@ static ferry_status accept_names(struct loaded *loaded, const struct ferry_plugi
 {
     int is_transport = loaded->kind == FY_PLUGIN_TRANSPORT;
     const char *version = hdr->version ? hdr->version : "";
+    ferry_status status = check_name(hdr->name ? hdr->name : "", name);
 
-    if (!hdr->name || strcmp(hdr->name, name) != 0)
-        return fy_fail(FERRY_EABI, "calls itself \"%.40s\", its file \"%s\"",
-                       hdr->name ? hdr->name : "", name);
+    if (status)
+        return status;
     snprintf(is_transport ? loaded->transport.name : loaded->metadata.name, 32, "%s", name);
     snprintf(is_transport ? loaded->transport.version : loaded->metadata.version, 32, "%s",
              version);
@@ -181,24 +265,21 @@ static ferry_status accept_names(struct loaded *loaded, const struct ferry_plugi
 
 static ferry_status accept_table(struct loaded *loaded, const void *descriptor)
 {
-    int is_transport = loaded->kind == FY_PLUGIN_TRANSPORT;
-    const char *missing;
-    ferry_status status = copy_table(&kinds[loaded->kind], table_of(loaded->kind, descriptor),
-                                     is_transport ? (void *)&loaded->transport.ops
-                                                  : (void *)&loaded->metadata.ops);
+    union table table;
+    ferry_status status =
+        copy_table(&kinds[loaded->kind], table_of(loaded->kind, descriptor), &table);
 
+    if (!status)
+        status = check_members(loaded->kind, &table);
     if (status)
         return status;
-    missing = is_transport ? fy_transport_complete(&loaded->transport.ops)
-                           : fy_metadata_complete(&loaded->metadata.ops);
-    if (missing)
-        return fy_fail(FERRY_EABI, "its table lacks \"%s\", which is mandatory", missing);
-    if (is_transport)
+    if (loaded->kind == FY_PLUGIN_TRANSPORT) {
+        loaded->transport.ops = table.transport;
         return FERRY_OK;
+    }
+    loaded->metadata.ops = table.metadata;
     loaded->schemes = ((const struct ferry_metadata_plugin *)descriptor)->schemes;
-    if (!loaded->schemes || !loaded->schemes[0])
-        return fy_fail(FERRY_EABI, "names no URL scheme that it serves");
-    return FERRY_OK;
+    return loaded->schemes && loaded->schemes[0] ? FERRY_OK : no_schemes();
 }
 
 /* dlerror begins with the path where it can. */
@@ -220,7 +301,7 @@ static ferry_status load_file(enum fy_plugin_kind kind, const char *path, const 
     struct ferry_plugin_hdr hdr;
     const void *descriptor;
     void *handle;
-    ferry_status status = peek(&kinds[kind], path, &hdr);
+    ferry_status status = peek(kind, path, name);
 
     if (status)
         return status;

@@ -2,6 +2,8 @@
 #ifndef FY_LOADER_INNER_H
 #define FY_LOADER_INNER_H
 
+#include <link.h>
+
 #include "loader.h"
 #include "util/buf.h"
 
@@ -40,11 +42,24 @@ void fy_loader_nearest(const char *wanted, const char *name, char nearest[32],
 
 /*
  * loader_elf.c: what a plugin says of itself, read from the file, so that none of its code runs
- * where it is refused. `hdr_out`: magic, ABI and size; its pointers mean nothing. FERRY_EABI
- * with an error text that does not name the file.
+ * where it is refused.
  */
-ferry_status fy_elf_peek(const void *file, size_t len, const char *symbol,
-                         struct ferry_plugin_hdr *hdr_out);
+struct fy_elf {
+    const char *data;
+    size_t len;
+    uint64_t symbol; /* its address */
+    ElfW(Ehdr) head;
+};
+#define FY_ELF_ELSEWHERE UINTPTR_MAX /* a pointer out of the file */
+
+/* `file` is borrowed by *elf_out. FERRY_EABI with an error text that does not name the file. */
+ferry_status fy_elf_open(const void *file, size_t len, const char *symbol,
+                         struct fy_elf *elf_out);
+/* What lies there as it will be in memory, except that its pointers are addresses of the file.
+ * 0: the file has no such bytes. */
+int fy_elf_read(const struct fy_elf *elf, uint64_t addr, void *to, size_t len);
+/* A text, cut short if need be. 0: the file has none there. */
+int fy_elf_text(const struct fy_elf *elf, uint64_t addr, char *text, size_t room);
 
 /* loader_stubs.c: name of a mandatory member that is missing, or NULL; holes are filled. */
 const char *fy_transport_complete(struct ferry_transport_ops *ops);

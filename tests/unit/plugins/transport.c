@@ -23,10 +23,17 @@
 #define SYMBOL ferry_transport_plugin
 #endif
 
+#ifdef LATE
+static void fill_in(void);
+#endif
+
 /* Whoever loads the file runs this: a refusal before that leaves no trace. */
 __attribute__((constructor)) static void loaded(void)
 {
     setenv("FERRY_TEST_LOADED", NAME, 1);
+#ifdef LATE
+    fill_in();
+#endif
 }
 
 #ifdef UNRESOLVED
@@ -134,11 +141,20 @@ static int32_t poll_(struct ferry_queue *queue, struct ferry_comp *comp, uint32_
     return 0;
 }
 
+#ifdef LATE
+#define TABLE late_table /* filled in by the constructor, which is too late */
+static struct {
+    struct ferry_transport_ops ops;
+} late_table;
+#else
+#define TABLE table
+#endif
+
 /* Of a later minor version, if OPS_SIZE says so. */
 static const struct {
     struct ferry_transport_ops ops;
     void (*later[2])(void);
-} table = {
+} table __attribute__((unused)) = {
     .ops = {.size = OPS_SIZE,
 #ifdef PROBE
             .probe = probe,
@@ -169,6 +185,22 @@ static const struct {
 #endif
 };
 
+#ifdef LATE
+static void fill_in(void)
+{
+    late_table.ops = table.ops;
+}
+#endif
+
+#if defined(FUNCTION)
+FERRY_PLUGIN_EXPORT void SYMBOL(void);
+void SYMBOL(void)
+{
+}
+#elif defined(BSS)
+extern FERRY_PLUGIN_EXPORT struct ferry_transport_plugin SYMBOL;
+struct ferry_transport_plugin SYMBOL;
+#else
 extern FERRY_PLUGIN_EXPORT const struct ferry_transport_plugin SYMBOL;
 const struct ferry_transport_plugin SYMBOL = {
     .hdr = {.magic = MAGIC,
@@ -177,5 +209,6 @@ const struct ferry_transport_plugin SYMBOL = {
             .size = HDR_SIZE,
             .name = NAME,
             .version = "4.5.6"},
-    .ops = HAS_TABLE ? &table.ops : NULL,
+    .ops = HAS_TABLE ? &TABLE.ops : NULL,
 };
+#endif
