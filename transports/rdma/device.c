@@ -5,12 +5,9 @@
 #include "rdma.h"
 
 #include <errno.h>
-#include <fcntl.h>
-#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 static const struct rdma_ibv *ibv_of(const struct rdma_device *device)
 {
@@ -42,39 +39,6 @@ static uint64_t port_rate(const struct ibv_port_attr *attr)
         if (attr->active_speed == speeds[i].code)
             mbits = (uint64_t)speeds[i].mbits * lanes;
     return (mbits ? mbits : 10000) * 125000;
-}
-
-static void read_sysfs(const char *device, const char *what, char *out, size_t room)
-{
-    char path[PATH_MAX];
-    ssize_t n;
-    int fd;
-
-    out[0] = '\0';
-    snprintf(path, sizeof(path), RDMA_PORT_SYSDIR "/%s/%s", device, what);
-    fd = open(path, O_RDONLY | O_CLOEXEC);
-    if (fd < 0)
-        return;
-    n = read(fd, out, room - 1);
-    close(fd);
-    out[n > 0 ? n : 0] = '\0';
-    out[strcspn(out, "\n")] = '\0';
-}
-
-static void find_place(struct rdma_device *device)
-{
-    char text[PATH_MAX], path[PATH_MAX];
-    const char *last;
-    ssize_t n;
-
-    read_sysfs(device->name, "device/numa_node", text, sizeof(text));
-    device->numa_node = text[0] ? atoi(text) : -1;
-    snprintf(path, sizeof(path), RDMA_PORT_SYSDIR "/%s/device", device->name);
-    n = readlink(path, text, sizeof(text) - 1);
-    text[n > 0 ? n : 0] = '\0';
-    last = strrchr(text, '/');
-    if (last && strlen(last + 1) == 12 && last[5] == ':') /* "0000:3b:00.0" */
-        memcpy(device->pci, last + 1, 13);
 }
 
 /* An own rule before use: what is told to peers must be an address they can answer to. */
@@ -134,7 +98,6 @@ static const char *open_device(struct rdma_device *device, struct ibv_device *fo
         attr.max_qp_init_rd_atom > 16 ? 16 : (uint32_t)attr.max_qp_init_rd_atom;
     device->max_cqe = attr.max_cqe;
     device->max_wr = attr.max_qp_wr;
-    find_place(device);
     why = read_gids(device, config, (size_t)(port.gid_tbl_len > 0 ? port.gid_tbl_len : 0));
     if (why)
         return why;
@@ -190,8 +153,10 @@ static bool add_device(struct ferry_tp *tp, struct ibv_device *found)
     }
     rdma_gid_text(device->gids[0].raw, gid);
     RDMA_LOG(tp->host, FERRY_LOG_INFO,
-             "device %s port %u, MTU %u, GID %d %s, LID %u, NUMA node %d", name, device->port,
-             device->mtu, device->gids[0].index, gid, device->lid, device->numa_node);
+             "device %s port %u, MTU %u, GID %d %s (%s), LID %u, regions up to %llu bytes",
+             name, device->port, device->mtu, device->gids[0].index, gid,
+             rdma_gid_why(device, &device->gids[0]), device->lid,
+             (unsigned long long)device->max_mr_len);
     tp->n_devices++;
     return true;
 }

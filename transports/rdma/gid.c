@@ -172,6 +172,20 @@ static bool route_source(const uint8_t peer[16], uint8_t out[16])
     return found;
 }
 
+const char *rdma_gid_why(const struct rdma_device *device, const struct rdma_gid *gid)
+{
+    if (device->tp->config.gid_index >= 0)
+        return "as configured";
+    if (!device->ethernet)
+        return "InfiniBand";
+    if (gid->rank < 20)
+        return is_link_local(gid->raw) ? "RoCE v1, link-local: there is no other"
+                                       : "RoCE v1: there is no v2";
+    if (is_link_local(gid->raw))
+        return "RoCE v2, link-local: there is no other";
+    return is_v4(gid->raw) ? "RoCE v2, IPv4" : "RoCE v2, IPv6: there is no IPv4";
+}
+
 const struct rdma_gid *rdma_gid_for(const struct rdma_device *device, const uint8_t peer[16])
 {
     const struct rdma_gid *gids = device->gids;

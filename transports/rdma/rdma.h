@@ -9,6 +9,7 @@
 
 #include "ferry/transport_plugin.h"
 #include "ibv.h"
+#include "topo.h"
 #include "wire.h"
 
 /*
@@ -92,6 +93,8 @@ struct rdma_device {
  * FERRY_EDEVICE: none is usable. Each one passed over is logged. */
 ferry_status rdma_devices_open(struct ferry_tp *tp);
 void rdma_devices_close(struct ferry_tp *tp);
+/* Why it is the one: static words. */
+const char *rdma_gid_why(const struct rdma_device *device, const struct rdma_gid *gid);
 /* The GID of `device` to use towards a peer's: same family, the route's own source first. */
 const struct rdma_gid *rdma_gid_for(const struct rdma_device *device, const uint8_t peer[16]);
 /* All usable GIDs of the device's port, best first; none is no error. `room`: its table's. */
@@ -270,6 +273,7 @@ struct ferry_tp {
     struct ferry_queue *queues[RDMA_MAX_QUEUES]; /* by number; NULL = free */
     atomic_uint_fast64_t next_id;
     pthread_mutex_t serve_lock;
+    struct cJSON *matrix; /* which devices are near which memory */
     struct rdma_served *served;
     uint32_t n_served;
     struct rdma_jobs jobs;

@@ -72,6 +72,11 @@ static int by_version(const struct dirent **a, const struct dirent **b)
     return strverscmp((*a)->d_name, (*b)->d_name);
 }
 
+static int by_address(const struct dirent **a, const struct dirent **b)
+{
+    return strcmp((*a)->d_name, (*b)->d_name);
+}
+
 static int visible(const struct dirent *entry)
 {
     return entry->d_name[0] != '.';
@@ -113,7 +118,7 @@ static void read_gpus(const char *sysfs, struct rdma_topo *topo)
     int n;
 
     snprintf(dir, sizeof(dir), "%.1000s/bus/pci/devices", sysfs);
-    n = scandir(dir, &entries, visible, by_version);
+    n = scandir(dir, &entries, visible, by_address);
     for (int i = 0; i < n; i++) {
         struct rdma_place *gpu = &topo->gpu[topo->n_gpus];
         const char *prefix;
@@ -299,9 +304,9 @@ cJSON *rdma_topo_matrix(const struct rdma_topo *topo)
     cJSON *matrix = cJSON_CreateObject();
     bool well = matrix != NULL;
 
-    for (size_t i = 0; well && i < topo->n_nodes; i++)
+    for (size_t i = 0; well && topo->n_nics && i < topo->n_nodes; i++)
         well = add_node(matrix, topo, topo->node[i]);
-    for (size_t i = 0; well && i < topo->n_gpus; i++)
+    for (size_t i = 0; well && topo->n_nics && i < topo->n_gpus; i++)
         well = add_gpu(matrix, topo, &topo->gpu[i]);
     if (well)
         return matrix;

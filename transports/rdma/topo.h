@@ -48,7 +48,8 @@ bool rdma_topo_keep(struct rdma_topo *topo, const char *const *names, size_t n,
 enum rdma_distance rdma_topo_distance(const struct rdma_place *a, const struct rdma_place *b);
 const char *rdma_distance_name(enum rdma_distance distance);
 
-/* {"cpu:0": [[near], [others]], "cuda:0": ...}; cJSON_Delete. NULL = no memory. */
+/* {"cpu:0": [[near], [others]], "cuda:0": ...}, {} without NICs; cJSON_Delete. NULL = no
+ * memory. */
 struct cJSON *rdma_topo_matrix(const struct rdma_topo *topo);
 /*
  * The same from a file in that form. NULL: `why` says what is wrong. NICs that `topo` has not

@@ -136,6 +136,39 @@ static ferry_status start_events(struct ferry_tp *tp)
     return FERRY_ENOMEM;
 }
 
+/* ---- near and far */
+
+/*
+ * The matrix that peers are told, found out or read from the file configured. A file also says
+ * which of our devices are near our own memory.
+ */
+static ferry_status find_matrix(struct ferry_tp *tp)
+{
+    struct rdma_topo *topo = rdma_topo_read("/sys");
+    const char *file = tp->config.topology, *names[RDMA_MAX_DEVICES];
+    char why[512] = "";
+    size_t unknown;
+
+    if (!topo)
+        return FERRY_ENOMEM;
+    for (uint32_t d = 0; d < tp->n_devices; d++)
+        names[d] = tp->device[d].name;
+    if (rdma_topo_keep(topo, names, tp->n_devices, &unknown))
+        tp->matrix =
+            file[0] ? rdma_topo_load(file, topo, why, sizeof(why)) : rdma_topo_matrix(topo);
+    else
+        snprintf(why, sizeof(why), "device %s is not in sysfs", names[unknown]);
+    for (uint32_t d = 0; tp->matrix && d < tp->n_devices; d++) {
+        tp->device[d].numa_node =
+            file[0] ? rdma_topo_node_of(tp->matrix, names[d]) : topo->nic[d].numa_node;
+        strcpy(tp->device[d].pci, topo->nic[d].pci);
+    }
+    free(topo);
+    if (why[0])
+        RDMA_LOG(tp->host, tp->matrix ? FERRY_LOG_WARN : FERRY_LOG_ERROR, "topology: %s", why);
+    return tp->matrix ? FERRY_OK : file[0] ? FERRY_EINVAL : FERRY_ENOMEM;
+}
+
 /* ---- open and close */
 
 static bool new_instance(char out[RDMA_INSTANCE_MAX])
@@ -174,6 +207,9 @@ ferry_status rdma_open(const struct ferry_host *host, const struct ferry_kvs *co
         goto err_free;
     pthread_mutex_init(&tp->lock, NULL);
     pthread_mutex_init(&tp->serve_lock, NULL);
+    status = find_matrix(tp);
+    if (status != FERRY_OK)
+        goto err_devices;
     status = rdma_jobs_open(&tp->jobs);
     if (status != FERRY_OK)
         goto err_devices;
@@ -188,6 +224,7 @@ err_jobs:
 err_devices:
     pthread_mutex_destroy(&tp->serve_lock);
     pthread_mutex_destroy(&tp->lock);
+    cJSON_Delete(tp->matrix);
     rdma_devices_close(tp);
 err_free:
     free(tp);
@@ -206,6 +243,7 @@ void rdma_close(struct ferry_tp *tp)
     rdma_devices_close(tp);
     pthread_mutex_destroy(&tp->serve_lock);
     pthread_mutex_destroy(&tp->lock);
+    cJSON_Delete(tp->matrix);
     free(tp->peers);
     free(tp);
 }
@@ -280,52 +318,6 @@ static cJSON *devices_json(const struct ferry_tp *tp)
     return list;
 }
 
-/* One row a NUMA node: its own devices first, the others after. */
-static bool add_row(const struct ferry_tp *tp, cJSON *matrix, int node)
-{
-    char key[24];
-    cJSON *row, *near = cJSON_CreateArray(), *far = cJSON_CreateArray();
-    bool well = near && far;
-
-    for (uint32_t d = 0; well && d < tp->n_devices; d++) {
-        int32_t at = tp->device[d].numa_node;
-        cJSON *name = cJSON_CreateString(tp->device[d].name);
-        well = name && cJSON_AddItemToArray(at < 0 || at == node ? near : far, name);
-    }
-    snprintf(key, sizeof(key), "cpu:%d", node);
-    row = well ? cJSON_AddArrayToObject(matrix, key) : NULL;
-    if (!row) {
-        cJSON_Delete(near);
-        cJSON_Delete(far);
-        return false;
-    }
-    return cJSON_AddItemToArray(row, near) && cJSON_AddItemToArray(row, far);
-}
-
-static cJSON *found_matrix(const struct ferry_tp *tp)
-{
-    cJSON *matrix = cJSON_CreateObject();
-    DIR *dir = opendir("/sys/devices/system/node");
-    struct dirent *entry;
-    bool well = matrix != NULL;
-    int rows = 0, node;
-
-    while (well && dir && (entry = readdir(dir)))
-        if (sscanf(entry->d_name, "node%d", &node) == 1 && node >= 0) {
-            well = add_row(tp, matrix, node);
-            rows++;
-        }
-    if (dir)
-        closedir(dir);
-    if (well && rows == 0)
-        well = add_row(tp, matrix, 0);
-    if (!well) {
-        cJSON_Delete(matrix);
-        return NULL;
-    }
-    return matrix;
-}
-
 static ferry_status put_json(struct ferry_kv_sink *out, const char *key, cJSON *value)
 {
     char *text = value ? cJSON_PrintUnformatted(value) : NULL;
@@ -347,7 +339,7 @@ ferry_status rdma_export_segment(struct ferry_tp *tp, struct ferry_kv_sink *out)
     ferry_status status = put_json(out, "devices", devices_json(tp));
 
     if (status == FERRY_OK)
-        status = put_json(out, "priority_matrix", found_matrix(tp));
+        status = put_json(out, "priority_matrix", cJSON_Duplicate(tp->matrix, true));
     if (status == FERRY_OK && cJSON_AddStringToObject(ours, "instance", tp->instance))
         return put_json(out, "ferry_rdma", ours);
     cJSON_Delete(ours);
