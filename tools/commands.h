@@ -12,5 +12,6 @@ extern const struct command cmd_metadata;
 extern const struct command cmd_metadata_server;
 extern const struct command cmd_plugins;
 extern const struct command cmd_prefill;
+extern const struct command cmd_topo;
 
 #endif /* FERRY_TOOL_COMMANDS_H */
