@@ -305,8 +305,8 @@ class Alone(unittest.TestCase):
             for node in range(2):
                 pathlib.Path(root, f"devices/system/node/node{node}").mkdir(parents=True)
             self.assertEqual(json.loads(_topology.local_topology(None, pathlib.Path(root))),
-                             {"cpu:0": [["mlx5_0", "mlx5_2"], ["mlx5_1"]], "cpu:1": [["mlx5_1"],
-                                                                                     ["mlx5_0", "mlx5_2"]]})
+                             {"cpu:0": [["mlx5_0", "mlx5_2"], ["mlx5_1"]], "cpu:1": [["mlx5_1", "mlx5_2"],
+                                                                                     ["mlx5_0"]]})
             self.assertEqual(json.loads(_topology.local_topology("mlx5_1", pathlib.Path(root))),
                              {"cpu:0": [[], ["mlx5_1"]], "cpu:1": [["mlx5_1"], []]})
             self.assertEqual(_topology.local_topology("none", pathlib.Path(root)), "{}\n")
