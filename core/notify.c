@@ -84,18 +84,31 @@ static ferry_status check_reply(const struct fy_buf *reply)
     return fy_fail(FERRY_EIO, "the peer refused the notification");
 }
 
+/* Mooncake writes this member since 0.3.5. What is older calls a handler that its tcp nodes
+ * never set when a notification comes, and dies of it. */
+static bool dies_of_it(const struct fy_doc *doc)
+{
+    return !doc->epoch[0] && doc->n_transports &&
+           !fy_kv_get(&doc->transports[0].attrs.kvs, "tcp_data_port");
+}
+
 ferry_status fy_notify_send(struct ferry_engine *engine, struct fy_segment *segment,
                             const char *name, const void *data, size_t len,
                             uint64_t deadline_ns)
 {
     unsigned long long id = atomic_fetch_add(&engine->notify_seq, 1);
     struct fy_buf body, reply;
-    bool upstream;
+    bool upstream, dies;
     ferry_status status;
 
     pthread_mutex_lock(&segment->lock);
     upstream = !segment->doc->epoch[0];
+    dies = dies_of_it(segment->doc);
     pthread_mutex_unlock(&segment->lock);
+    if (dies)
+        return fy_fail(FERRY_ENOTSUP,
+                       "%s runs a Mooncake before 0.3.5, which a notification would end",
+                       segment->name);
     fy_buf_init(&body, 0);
     fy_buf_init(&reply, 1u << 20);
     status = encode(engine, name, data ? data : "", len, id, upstream, &body);

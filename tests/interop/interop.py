@@ -20,9 +20,15 @@ ROOT = HERE.parent.parent
 BUILD = pathlib.Path(os.environ["FERRY_BUILD"])
 CACHE = BUILD / "interop"
 LOGS = CACHE / "logs"
-VERSIONS = ("0.3.13.post1", "0.3.12.post1", "0.3.10.post1", "0.3.7.post1")
+# The last of each kind of wire. Those before 0.3.7 have no wheel called non-cuda, and need no CUDA.
+VERSIONS = ("0.3.13.post1", "0.3.12.post1", "0.3.10.post1", "0.3.7.post1", "0.3.6.post1", "0.3.4.post2")
 SKIP = 77
 FERRY = "ferry"
+
+
+def number(version):
+    """To compare by: (0, 3, 13, 1)."""
+    return tuple(int(part.replace("post", "")) for part in version.split("."))
 
 
 def skip(why):
@@ -57,7 +63,8 @@ def environment(version, *extra):
     pip = [str(python), "-m", "pip", "--disable-pip-version-check", "install", "--quiet", "--retries", "1"]
     if not (home / "installed-wheel").exists():
         # The wheel alone: what it wants besides belongs to its store.
-        done = subprocess.run(pip + ["--no-deps", f"mooncake-transfer-engine-non-cuda=={version}"],
+        name = "mooncake-transfer-engine" + ("-non-cuda" if number(version) >= number("0.3.7") else "")
+        done = subprocess.run(pip + ["--no-deps", f"{name}=={version}"],
                               capture_output=True, text=True, timeout=300)
         if done.returncode:
             print(f"mooncake {version} cannot be installed: {done.stderr.strip().splitlines()[-1:]}")

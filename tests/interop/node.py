@@ -9,6 +9,8 @@ import mmap
 import os
 import random
 import sys
+import threading
+import time
 
 from mooncake.engine import TransferEngine
 
@@ -48,6 +50,36 @@ class Node:
             return {"result": getattr(self.engine, f"batch_transfer_sync_{op}")(peer, here, there, [size] * count)}
         number = getattr(self.engine, f"batch_transfer_async_{op}")(peer, here, there, [size] * count)
         return {"number": number, "result": self.engine.get_batch_transfer_status([number]) if number else -1}
+
+    def measure(self, op, peer, remote, size, count, threads, seconds):
+        """Batches one after the other in each thread, for so long and at least one; memory is walked
+        through from its start again and again."""
+        call = getattr(self.engine, f"batch_transfer_sync_{op}")
+        start, spans, failed = threading.Barrier(threads), [[] for _ in range(threads)], []
+
+        def work(number):
+            offsets = [(number * count + i) * size % len(self.pages) for i in range(count)]
+            here, there = [self.addr + at for at in offsets], [remote + at for at in offsets]
+            lengths = [size] * count
+            start.wait()
+            until = time.perf_counter() + seconds
+            while not failed:
+                begun = time.perf_counter()
+                if call(peer, here, there, lengths):
+                    failed.append(number)
+                spans[number].append((begun, time.perf_counter()))
+                if spans[number][-1][1] > until:
+                    return
+
+        workers = [threading.Thread(target=work, args=(i,)) for i in range(threads)]
+        for worker in workers:
+            worker.start()
+        for worker in workers:
+            worker.join()
+        every = [span for own in spans for span in own]
+        return {"failed": bool(failed), "bytes": len(every) * count * size,
+                "seconds": max(end for _, end in every) - min(begun for begun, _ in every),
+                "times": [end - begun for begun, end in every][:10000]}
 
     def notify(self, peer, remote, name, msg):
         from mooncake.engine import TransferNotify, TransferOpcode

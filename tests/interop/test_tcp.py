@@ -12,7 +12,7 @@ import time
 import unittest
 
 import interop
-from interop import FERRY, Node
+from interop import FERRY, Node, number
 
 MIB = 1 << 20
 # bytes a piece, pieces, distance of one piece to the next
@@ -20,10 +20,6 @@ SHAPES = ((1, 1, 1), (4097, 1, 4097), (MIB, 1, MIB), (64 * MIB, 1, 64 * MIB), (1
           (200, 5000, 203), (4096, 5000, 4160))
 GUARD = 4096  # looked at behind the last piece
 ENVIRONMENTS = interop.environments()
-
-
-def number(version):
-    return tuple(int(part.replace("post", "")) for part in version.split("."))
 
 
 @functools.lru_cache(None)
@@ -84,20 +80,34 @@ class Tcp(unittest.TestCase):
                     for shape in SHAPES:
                         with self.subTest(what, op=op, shape=shape):
                             self.move(initiator, target, op, shape)
-                    with self.subTest(what, op=op, how="async"):
-                        self.move(initiator, target, op, (4096, 128, 4096), "async")
+                    if ours or number(version) >= number("0.3.6"):  # which brought these calls
+                        with self.subTest(what, op=op, how="async"):
+                            self.move(initiator, target, op, (4096, 128, 4096), "async")
 
     def test_notifications(self):
-        for what, version, ours in both_ways():
+        for what, version, ours in both_ways("0.3.7"):
             with self.subTest(what), Pair(version, ours) as (initiator, target):
                 for name, msg in (("label", "text"), ("n\u00e4me", "\u2713 umlaut \u00e4, quote \", tab \t"), ("", "long " * 5000)):
                     self.assertEqual(initiator.result("notify", target.name, target.addr, name, msg), 0)
                     self.assertEqual(target.result("notifies"), [[name, msg]])
 
+    def test_old_ones_take_no_notifications(self):
+        """0.3.6 answers `null`: a failure at once, after data that has arrived. Those before 0.3.5 would die
+        and are not asked."""
+        for version in (item for item in ENVIRONMENTS if number(item) < number("0.3.7")):
+            with self.subTest(version), Pair(version, True) as (initiator, target):
+                self.move(initiator, target, "write", (4096, 1, 4096))
+                begun = time.monotonic()
+                self.assertNotEqual(initiator.result("notify", target.name, target.addr, "label", "text"), 0)
+                self.assertLess(time.monotonic() - begun, 5)
+                self.move(initiator, target, "read", (4096, 1, 4096))  # and it is none the worse
+
     def test_probes(self):
-        for what, version, ours in both_ways("0.3.11"):
+        for what, version, ours in both_ways():
+            if not ours and number(version) < number("0.3.11"):
+                continue  # has no such call
             with self.subTest(what), Pair(version, ours) as (initiator, target):
-                self.assertEqual(initiator.result("call", "send_probe", target.name), 0)
+                self.assertEqual(initiator.result("call", "send_probe", target.name), 0)  # or closes: it is there
                 target.kill()
                 self.assertNotEqual(initiator.result("call", "send_probe", target.name), 0)
 
@@ -113,6 +123,21 @@ class Tcp(unittest.TestCase):
                 target.ask("clear", 0, 8192)
                 self.assertEqual(target.result("call", "unregister_memory", target.addr), 0)
                 self.assertNotEqual(initiator.result("batch", "write", target.name, target.addr, 4096, 1, 1), 0)
+                self.assertNotEqual(initiator.result("batch", "read", target.name, target.addr, 4096, 1, 1), 0)
+                self.assertEqual(target.result("sha", 0, 8192), hashlib.sha256(bytes(8192)).hexdigest())
+
+    def test_ferry_refuses_old_ones(self):
+        """Which are not told of a WRITE's end, but see that of a READ."""
+        for what, version, ours in both_ways():
+            if ours or number(version) >= number("0.3.12"):
+                continue
+            with self.subTest(what), Pair(version, False) as (initiator, target):
+                self.assertNotEqual(initiator.result("batch", "read", target.name, target.addr + target.nbytes - 100,
+                                                     4096, 1, 1), 0)
+                initiator.ask("fill", 0, 4096, 1)
+                self.assertEqual(target.result("call", "unregister_memory", target.addr), 0)
+                target.ask("clear", 0, 8192)
+                initiator.ask("batch", "write", target.name, target.addr, 4096, 1, 1)
                 self.assertNotEqual(initiator.result("batch", "read", target.name, target.addr, 4096, 1, 1), 0)
                 self.assertEqual(target.result("sha", 0, 8192), hashlib.sha256(bytes(8192)).hexdigest())
 
