@@ -111,6 +111,7 @@ static bool open_engine(struct bench_side *side, int i, bool target)
         .bind = setup->bind,
         .metadata_server = setup->metadata_server,
         .protocol = setup->protocol,
+        .device_name = setup->device,
         .config_json = config,
         .log = on_log,
         .log_arg = side};

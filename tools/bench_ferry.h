@@ -12,7 +12,7 @@
 #define BENCH_REPS    31
 
 struct bench_setup {
-    const char *name, *second_name, *bind, *metadata_server, *protocol, *congestion;
+    const char *name, *second_name, *bind, *metadata_server, *protocol, *device, *congestion;
     const char *config_json[BENCH_ENGINES];
     int n_engines, log_level;
     bool spin, huge, pin, verify;

@@ -22,7 +22,7 @@
 enum { MOST_VALUES = 16, MOST_ROWS = 2048 };
 
 struct bench_options {
-    const char *peer, *name, *bind, *metadata_server, *protocol, *config_json, *against;
+    const char *peer, *name, *bind, *metadata_server, *protocol, *device, *config_json, *against;
     const char *op, *size, *batch, *threads, *wait, *congestion, *json, *plot;
     bool local, hot, cold, verify, no_raw, no_pin, huge, latency;
     uint64_t stride, duration_ms, bytes, reps, memory, cold_len, timeout_ms;
@@ -275,6 +275,7 @@ static struct bench_setup setup_of(const struct bench_options *o, bool spin, uin
                                 .bind = o->bind,
                                 .metadata_server = o->metadata_server,
                                 .protocol = o->protocol,
+                                .device = o->device,
                                 .congestion = o->congestion,
                                 .config_json = {o->config_json, o->against},
                                 .n_engines = o->against ? 2 : 1,
@@ -520,6 +521,11 @@ static const struct opt opts[] = {
      .type = OPT_TEXT,
      .help = "transports in order of preference",
      .offset = AT(protocol)},
+    {.name = "device",
+     .meta = "NAMES",
+     .type = OPT_TEXT,
+     .help = "network devices, with commas between; else all",
+     .offset = AT(device)},
     {.name = "config-json",
      .meta = "JSON",
      .type = OPT_TEXT,
