@@ -22,7 +22,8 @@
 enum { MOST_VALUES = 16, MOST_ROWS = 2048 };
 
 struct bench_options {
-    const char *peer, *name, *bind, *metadata_server, *protocol, *device, *config_json, *against;
+    const char *peer, *name, *bind, *metadata_server, *protocol, *device, *config_json,
+        *against;
     const char *op, *size, *batch, *threads, *wait, *congestion, *json, *plot;
     bool local, hot, cold, verify, no_raw, no_pin, huge, latency;
     uint64_t stride, duration_ms, bytes, reps, memory, cold_len, timeout_ms;
