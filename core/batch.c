@@ -442,6 +442,33 @@ ferry_status ferry_batch_poll(struct ferry_engine *engine, ferry_batch handle,
     return status;
 }
 
+static bool has(const struct fy_part *part, uint64_t request)
+{
+    if (!part->index)
+        return request >= part->first && request - part->first < part->n;
+    for (uint32_t i = 0; i < part->n; i++)
+        if (part->index[i] == request)
+            return true;
+    return false;
+}
+
+/* The view that carried a request; NULL: of another transport than is looked for. */
+static const struct fy_view *view_of(struct fy_batch *batch, uint64_t request,
+                                     const struct fy_transport *transport)
+{
+    const struct fy_view *view = NULL;
+
+    pthread_mutex_lock(&batch->lock);
+    for (const struct fy_part *part = batch->later; part && !view; part = part->next_in_batch)
+        if (part->view->transport == transport && has(part, request))
+            view = part->view;
+    pthread_mutex_unlock(&batch->lock);
+    for (size_t i = 0; i < batch->n_parts && !view; i++)
+        if (batch->parts[i].view->transport == transport && has(&batch->parts[i], request))
+            view = batch->parts[i].view;
+    return view;
+}
+
 ferry_status ferry_batch_request(struct ferry_engine *engine, ferry_batch handle,
                                  uint64_t index, struct ferry_request_status *status_out)
 {
@@ -462,12 +489,13 @@ ferry_status ferry_batch_request(struct ferry_engine *engine, ferry_batch handle
     lane = atomic_load_explicit(&batch->carrier[index], memory_order_relaxed);
     if (lane < engine->n_lanes) {
         const struct fy_lane *l = engine->lanes[lane];
-        struct ferry_device dev = {.size = sizeof(dev)};
+        const struct fy_view *view = view_of(batch, index, l->transport);
 
         snprintf(status.transport, sizeof(status.transport), "%.19s", l->transport->host.name);
-        if (l->transport->ops->device(l->transport->tp, l->device, &dev) || !dev.name[0])
-            snprintf(dev.name, sizeof(dev.name), "queue");
-        snprintf(status.rail, sizeof(status.rail), "%.28s/%u", dev.name, l->id);
+        if (view)
+            fy_view_rail(view, l, status.rail, sizeof(status.rail));
+        else
+            fy_lane_name(l, status.rail, sizeof(status.rail));
     }
     *status_out = status;
     fy_batch_put(batch);

@@ -56,6 +56,8 @@ ferry_status fy_config_section(const struct fy_config *config, const char *secti
 /* A number of the object "ferry" (ferry.timeout_ms ...), which was checked against the table of
  * members when it was read; `otherwise` where it is not said. */
 int64_t fy_config_int(const struct fy_config *config, const char *member, int64_t otherwise);
+/* true or false of it, likewise. */
+int fy_config_bool(const struct fy_config *config, const char *member, int otherwise);
 /* A URL fit for messages: user:***@ in place of a password. Cut to `room`. */
 void fy_config_hide(const char *url, char *out, size_t room);
 /* For ferry_engine_describe "config": everything as understood, passwords replaced by "***". */

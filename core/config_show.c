@@ -106,6 +106,13 @@ int64_t fy_config_int(const struct fy_config *config, const char *member, int64_
     return cJSON_IsNumber(item) ? (int64_t)item->valuedouble : otherwise;
 }
 
+int fy_config_bool(const struct fy_config *config, const char *member, int otherwise)
+{
+    const cJSON *item = cJSON_GetObjectItemCaseSensitive(config->ferry, member);
+
+    return cJSON_IsBool(item) ? cJSON_IsTrue(item) : otherwise;
+}
+
 /* ---- for people ---- */
 
 static int is_secret(const char *key)

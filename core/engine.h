@@ -25,6 +25,7 @@
 #include "ferry/ferry.h"
 #include "loader.h"
 #include "names.h"
+#include "path.h"
 #include "registry.h"
 #include "store.h"
 #include "work.h"
@@ -43,11 +44,6 @@ struct fy_host {
     struct ferry_host pub;
     struct ferry_engine *engine;
     char name[32]; /* the plugin's, for log lines and for peer_call */
-};
-
-/* Counted with relaxed atomics, read by describe. */
-struct fy_counters {
-    atomic_ullong requests, failed, bytes, retried, batches;
 };
 
 /* ---- lanes: one queue of one transport
@@ -71,6 +67,8 @@ struct fy_lane {
     atomic_uint parts;   /* that have not ended, pending ones included */
     atomic_ullong bytes; /* of those parts, for the choice of a lane */
     atomic_bool watched; /* the progress thread's epoll has it armed */
+    struct fy_counters count;
+    struct fy_rate rate;
 };
 
 struct fy_transport {
@@ -83,7 +81,6 @@ struct fy_transport {
     unsigned n_lanes;
     struct fy_lane *lanes[FY_MAX_LANES];
     struct fy_kv attrs; /* export_segment */
-    struct fy_counters count;
 };
 
 /* ---- peers
@@ -109,7 +106,10 @@ struct fy_view {
     atomic_int state;   /* enum fy_view_state; submits look at it under their lane's lock */
     ferry_status cause; /* why it is broken; fixed once it is */
     char cause_text[256];
-    atomic_ullong lanes; /* bit set of attached lanes */
+    atomic_bool reported;   /* its path knows that it is broken */
+    atomic_ullong ready_ns; /* since when it is connected; 0 = it is not */
+    atomic_ullong lanes;    /* bit set of attached lanes */
+    char (*rails)[40];      /* by lane of the transport; written before the lane is attached */
     uint32_t
         full[FY_MAX_LANES]; /* lane.pass in which the queue took no more; by the lane's lock */
 
@@ -138,10 +138,16 @@ struct fy_segment {
     char failed_text[256];
     pthread_mutex_t lock; /* the rest */
     struct fy_doc *doc;
-    struct fy_view *views[FY_MAX_TRANSPORTS];     /* current ones; NULL = not opened */
-    uint64_t fetched_ns;                          /* when the document was read */
-    uint64_t suspect_until_ns[FY_MAX_TRANSPORTS]; /* a failed path is tried last until then */
-    struct fy_counters count;
+    struct fy_view *views[FY_MAX_TRANSPORTS]; /* current ones; NULL = not opened */
+    uint64_t fetched_ns;                      /* when the document was read */
+    uint64_t opened_ns;
+    atomic_uint offered; /* bit set of our transports that the document has, too */
+    atomic_uint turn;    /* counts choices */
+    /* By op and size: index + 1 of the transport that measuring chose; 0 = the first that works
+     */
+    uint8_t moved[2][FY_SIZE_CLASSES];
+    struct fy_path paths[FY_MAX_TRANSPORTS];
+    atomic_llong explore_ns; /* what may still be lost on trying others out */
 };
 
 /* ---- batches
@@ -169,6 +175,9 @@ struct fy_part {
     uint8_t attempt;
     bool cancel_asked;
     bool meant; /* for this incarnation alone: the connection to it stood */
+    bool timed; /* its duration tells about the path: alone, whole, and waited for */
+    uint32_t local_kind, remote_kind;
+    uint64_t whole; /* bytes of it and of its sisters on other lanes */
 };
 
 struct fy_batch {
@@ -194,8 +203,9 @@ struct fy_batch {
     size_t n_held, cap_held;
     atomic_ullong lanes; /* bit set of lanes its parts are on */
 
-    uint64_t deadline_ns;
+    uint64_t began_ns, deadline_ns;
     uint32_t timeout_ms;
+    bool waits;                      /* the caller waits for it and does nothing else */
     const struct fy_transport *only; /* ferry_submit.protocol */
     atomic_ullong done, failed, bytes;
     atomic_int first_error;
@@ -254,6 +264,7 @@ struct ferry_engine {
 
     unsigned n_transports;
     struct fy_transport *transports[FY_MAX_TRANSPORTS]; /* in order of preference */
+    bool feedback; /* the order is ours, not the configuration's: what is measured changes it */
     unsigned n_lanes;
     struct fy_lane *lanes[FY_MAX_LANES];
 
@@ -331,6 +342,9 @@ struct ferry_engine {
 
 /* host.c */
 void fy_host_init(struct fy_host *host, struct ferry_engine *engine, const char *name);
+/* Keeps the last line, INFO or worse, that a plugin logs on this thread until it is called with
+ * NULL: a status alone does not say why a pair cannot work. */
+void fy_host_listen(char *text, size_t room);
 
 /* transports.c: opens what the configuration names, or all usable ones; closes them. */
 ferry_status fy_transports_open(struct ferry_engine *engine);
@@ -360,10 +374,6 @@ void fy_segment_put(struct fy_segment *segment);
 void fy_segments_close(struct ferry_engine *engine);
 /* Reads the document again. Views of a peer that restarted are broken with FERRY_ESTALE. */
 ferry_status fy_segment_reload(struct fy_segment *segment, uint32_t timeout_ms);
-/* The view that new work for this segment takes; the result is counted. `only`: just this
- * transport; `not_this`: another one where there is one. */
-ferry_status fy_segment_view(struct fy_segment *segment, const struct fy_transport *only,
-                             const struct fy_transport *not_this, struct fy_view **view_out);
 
 /* view.c */
 ferry_status fy_view_new(struct fy_segment *segment, struct fy_transport *transport,
@@ -385,6 +395,10 @@ static inline bool fy_view_stands(const struct fy_view *view)
 }
 /* What is known to be wrong with the peer, for requests whose time is over; 0 = nothing. */
 ferry_status fy_view_trouble(const struct fy_view *view);
+/* What a lane of it goes over: "mlx5_0-mlx5_1" where the transport tells, else the lane's name.
+ */
+void fy_view_rail(const struct fy_view *view, const struct fy_lane *lane, char *out,
+                  size_t room);
 /* Blocks until nothing of a broken view can move any more. */
 void fy_view_quiesce(struct fy_view *view);
 /* Takes a part that waits for the connection out again. false: it does not wait there any more.
@@ -410,6 +424,8 @@ bool fy_lane_arm(struct fy_lane *lane);
 void fy_lane_barrier(struct fy_lane *lane);
 /* Ends what is unfinished of a part soon. */
 void fy_lane_cancel(struct fy_lane *lane, struct fy_part *part);
+/* "mlx5_0/3": the device and the queue's number. */
+void fy_lane_name(const struct fy_lane *lane, char *out, size_t room);
 /* The one with the least to do, among those the peer is connected on. */
 struct fy_lane *fy_lane_choose(const struct fy_view *view);
 

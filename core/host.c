@@ -19,6 +19,19 @@ static struct ferry_engine *engine_of(const struct ferry_host *host)
     return ((const struct fy_host *)host)->engine;
 }
 
+static _Thread_local struct {
+    char *text;
+    size_t room;
+} heard;
+
+void fy_host_listen(char *text, size_t room)
+{
+    heard.text = text;
+    heard.room = room;
+    if (text)
+        text[0] = '\0';
+}
+
 __attribute__((format(printf, 5, 6))) static void host_log(const struct ferry_host *host,
                                                            enum ferry_log_level level,
                                                            const char *file, int line,
@@ -32,6 +45,11 @@ __attribute__((format(printf, 5, 6))) static void host_log(const struct ferry_ho
     va_start(ap, fmt);
     fy_log_vwrite(&self->engine->log, level, prefix, fmt, ap);
     va_end(ap);
+    if (heard.text && level <= FERRY_LOG_INFO) {
+        va_start(ap, fmt);
+        vsnprintf(heard.text, heard.room, fmt, ap);
+        va_end(ap);
+    }
 }
 
 static ferry_status decode_reply(const struct fy_buf *text, struct ferry_buf_sink *reply)

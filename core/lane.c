@@ -4,6 +4,7 @@
  * holds the lock makes the queue calls; nobody sleeps with it.
  */
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -51,6 +52,15 @@ void fy_lane_close(struct fy_lane *lane)
     lane->transport->ops->queue_close(lane->queue);
     pthread_mutex_destroy(&lane->lock);
     free(lane);
+}
+
+void fy_lane_name(const struct fy_lane *lane, char *out, size_t room)
+{
+    struct ferry_device dev = {.size = sizeof(dev)};
+
+    if (lane->transport->ops->device(lane->transport->tp, lane->device, &dev) || !dev.name[0])
+        snprintf(dev.name, sizeof(dev.name), "queue");
+    snprintf(out, room, "%.28s/%u", dev.name, lane->id);
 }
 
 struct fy_lane *fy_lane_choose(const struct fy_view *view)
@@ -188,7 +198,8 @@ static void push(struct fy_lane *lane)
 
 void fy_lane_start(struct fy_lane *lane, struct fy_part *part)
 {
-    atomic_fetch_add_explicit(&lane->parts, 1, memory_order_relaxed);
+    if (atomic_fetch_add_explicit(&lane->parts, 1, memory_order_relaxed))
+        part->timed = false; /* it shares the queue */
     atomic_fetch_add_explicit(&lane->bytes, part->bytes, memory_order_relaxed);
     atomic_fetch_or(&part->batch->lanes, 1ull << lane->id);
     pthread_mutex_lock(&lane->lock);

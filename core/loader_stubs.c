@@ -81,6 +81,12 @@ static ferry_status no_queue_arm(struct ferry_queue *queue)
     return FERRY_ENOTSUP;
 }
 
+static ferry_status no_rail(struct ferry_peer *peer, struct ferry_queue *queue, char *text,
+                            size_t len)
+{
+    return FERRY_ENOTSUP;
+}
+
 static void no_strerror_vendor(struct ferry_tp *tp, int32_t vendor_err, char *buf, size_t len)
 {
     if (len)
@@ -101,6 +107,7 @@ const char *fy_transport_complete(struct ferry_transport_ops *ops)
     ops->queue_fd = ops->queue_fd ? ops->queue_fd : no_queue_fd;
     ops->queue_arm = ops->queue_arm ? ops->queue_arm : no_queue_arm;
     ops->strerror_vendor = ops->strerror_vendor ? ops->strerror_vendor : no_strerror_vendor;
+    ops->rail = ops->rail ? ops->rail : no_rail;
     return NULL;
 }
 

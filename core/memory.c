@@ -125,33 +125,52 @@ static void dereg(struct ferry_engine *engine, const struct fy_region *regions, 
     }
 }
 
+static struct ferry_mem_desc desc_of(const struct fy_region *region)
+{
+    return (struct ferry_mem_desc){
+        .size = sizeof(struct ferry_mem_desc),
+        .kind = region->kind,
+        .addr = (void *)(uintptr_t)region->addr,
+        .len = region->len,
+        .device = region->device,
+        .dmabuf_fd = -1,
+        .access = region->access,
+    };
+}
+
+/* With one transport: those of a kind of memory that it takes. `desc` and `mr` have room for n.
+ */
+static ferry_status reg_with(struct fy_transport *transport, struct fy_region *regions,
+                             size_t n, struct ferry_mem_desc *desc, struct ferry_mr **mr)
+{
+    uint32_t kinds = transport->caps.local_mem;
+    size_t k = 0;
+    ferry_status status;
+
+    for (size_t i = 0; i < n; i++)
+        if (!kinds || kinds & FERRY_MEM_BIT(regions[i].kind))
+            desc[k++] = desc_of(&regions[i]);
+    if (!k)
+        return FERRY_OK;
+    status = transport->ops->mem_reg(transport->tp, desc, k, mr);
+    if (status)
+        return fy_fail(status, "transport %s does not register %zu buffers from %p: %s",
+                       transport->host.name, k, desc[0].addr, ferry_strstatus(status));
+    k = 0;
+    for (size_t i = 0; i < n; i++)
+        if (!kinds || kinds & FERRY_MEM_BIT(regions[i].kind))
+            regions[i].mr[transport->index] = mr[k++];
+    return FERRY_OK;
+}
+
 static ferry_status reg(struct ferry_engine *engine, struct fy_region *regions, size_t n)
 {
     struct ferry_mem_desc *desc = calloc(n, sizeof(*desc));
     struct ferry_mr **mr = calloc(n, sizeof(*mr));
     ferry_status status = desc && mr ? FERRY_OK : fy_fail(FERRY_ENOMEM, "no memory");
 
-    for (size_t i = 0; i < n && !status; i++) {
-        desc[i] = (struct ferry_mem_desc){
-            .size = sizeof(desc[i]),
-            .kind = regions[i].kind,
-            .addr = (void *)(uintptr_t)regions[i].addr,
-            .len = regions[i].len,
-            .device = regions[i].device,
-            .dmabuf_fd = -1,
-            .access = regions[i].access,
-        };
-    }
-    for (unsigned t = 0; t < engine->n_transports && !status; t++) {
-        struct fy_transport *transport = engine->transports[t];
-
-        status = transport->ops->mem_reg(transport->tp, desc, n, mr);
-        if (status)
-            fy_fail(status, "transport %s does not register %zu buffers from %p: %s",
-                    transport->host.name, n, desc[0].addr, ferry_strstatus(status));
-        for (size_t i = 0; i < n && !status; i++)
-            regions[i].mr[t] = mr[i];
-    }
+    for (unsigned t = 0; t < engine->n_transports && !status; t++)
+        status = reg_with(engine->transports[t], regions, n, desc, mr);
     if (status)
         dereg(engine, regions, n);
     free(desc);

@@ -20,9 +20,15 @@ static uint64_t request_of(const struct fy_part *part, uint32_t i)
     return part->index ? part->index[i] : part->first + i;
 }
 
+static struct fy_path *path_of(const struct fy_part *part)
+{
+    return &part->view->segment->paths[part->view->transport->index];
+}
+
 static void fail_one(struct fy_part *part, uint32_t i, ferry_status status, const char *text)
 {
     struct fy_batch *batch = part->batch;
+    struct fy_lane *lane = atomic_load_explicit(&part->lane, memory_order_relaxed);
     uint64_t request = request_of(part, i);
 
     fy_set_result(batch, request, status);
@@ -33,8 +39,10 @@ static void fail_one(struct fy_part *part, uint32_t i, ferry_status status, cons
                    part->view->segment->name, part->view->transport->host.name,
                    text && text[0] ? text : ferry_strstatus(status));
     atomic_fetch_add_explicit(&batch->failed, 1, memory_order_relaxed);
-    atomic_fetch_add_explicit(&part->view->transport->count.failed, 1, memory_order_relaxed);
-    atomic_fetch_add_explicit(&part->view->segment->count.failed, 1, memory_order_relaxed);
+    part->timed = false;
+    atomic_fetch_add_explicit(&path_of(part)->count.failed, 1, memory_order_relaxed);
+    if (lane)
+        atomic_fetch_add_explicit(&lane->count.failed, 1, memory_order_relaxed);
 }
 
 static bool retryable(int result)
@@ -105,6 +113,11 @@ static ferry_status refit(struct fy_part *old, struct fy_view *view, struct fy_p
             break;
         x->mr = region->mr[tr]; /* the batch holds the region already */
         fy_region_put(region);
+        if (!x->mr) {
+            status = fy_fail(FERRY_ENOTSUP, "transport %s cannot reach the memory at %p",
+                             view->transport->host.name, x->local);
+            break;
+        }
         index[left] = (uint32_t)request;
         part->bytes += x->len;
         left++;
@@ -122,19 +135,11 @@ static ferry_status refit(struct fy_part *old, struct fy_view *view, struct fy_p
     part->index = index;
     part->n = left;
     part->op = old->op;
+    part->local_kind = old->local_kind;
+    part->remote_kind = old->remote_kind;
     part->attempt = (uint8_t)(old->attempt + 1);
     *part_out = part;
     return FERRY_OK;
-}
-
-static bool restarted(struct fy_segment *segment, const struct fy_doc *before)
-{
-    bool changed;
-
-    pthread_mutex_lock(&segment->lock);
-    changed = strcmp(segment->doc->epoch, before->epoch) != 0;
-    pthread_mutex_unlock(&segment->lock);
-    return changed;
 }
 
 /* No other attempt: the first one's failure is the cause, the search for the peer adds to it.
@@ -158,9 +163,14 @@ static void try_again(void *arg)
     struct fy_batch *batch = part->batch;
     struct fy_segment *segment = part->view->segment;
     struct fy_view *view = NULL;
+    const struct fy_need need = {.only = batch->only,
+                                 .op = part->op,
+                                 .local_kind = part->local_kind,
+                                 .remote_kind = part->remote_kind};
     ferry_status status;
 
     fy_view_quiesce(part->view);
+    fy_path_lost(part->view);
     status = atomic_load(&batch->abort);
     if (!status) {
         int left_ms = fy_ms_left(batch->deadline_ns);
@@ -169,9 +179,7 @@ static void try_again(void *arg)
         status =
             fy_segment_reload(segment, left_ms < RELOAD_MS ? (uint32_t)left_ms : RELOAD_MS);
         if (!status)
-            status = fy_segment_view(segment, batch->only,
-                                     restarted(segment, before) ? NULL : part->view->transport,
-                                     &view);
+            status = fy_segment_view(segment, &need, &view);
         if (!status && strcmp(view->doc->epoch, before->epoch))
             fail_all_again(part, !part->meant, FERRY_ESTALE,
                            "the peer restarted while it was under way");
@@ -185,9 +193,8 @@ static void try_again(void *arg)
         fail_all_again(part, false, status, ferry_strstatus(status));
     }
     if (fresh) {
-        atomic_fetch_add_explicit(&view->transport->count.retried, fresh->n,
+        atomic_fetch_add_explicit(&path_of(fresh)->count.retried, fresh->n,
                                   memory_order_relaxed);
-        atomic_fetch_add_explicit(&segment->count.retried, fresh->n, memory_order_relaxed);
         pthread_mutex_lock(&batch->lock);
         fresh->next_in_batch = batch->later;
         batch->later = fresh;
@@ -206,13 +213,24 @@ static void part_over(struct fy_part *part)
     if (lane) {
         atomic_fetch_sub_explicit(&lane->bytes, part->bytes, memory_order_relaxed);
         atomic_fetch_sub_explicit(&lane->parts, 1, memory_order_relaxed);
+        fy_rate_note(&lane->rate, &lane->count);
     }
+    fy_rate_note(&path_of(part)->rate, &path_of(part)->count);
+    if (part->timed && !part->n_again)
+        fy_path_measured(part->view, part->op, part->whole,
+                         fy_now_ns() - part->batch->began_ns);
     if (part->n_again) {
         if (!fy_work_add(part->batch->engine->work, try_again, part))
             return;
         fail_all_again(part, false, part->again, "no memory for another attempt");
     }
     fy_batch_part_done(part->batch);
+}
+
+static void count_done(struct fy_counters *count, uint32_t n, uint64_t bytes)
+{
+    atomic_fetch_add_explicit(&count->requests, n, memory_order_relaxed);
+    atomic_fetch_add_explicit(&count->bytes, bytes, memory_order_relaxed);
 }
 
 static bool may_try_again(const struct fy_part *part, ferry_status status)
@@ -252,10 +270,9 @@ void fy_part_ended(struct fy_part *part, uint32_t at, uint32_t n, ferry_status s
         }
         atomic_fetch_add_explicit(&batch->bytes, bytes, memory_order_relaxed);
         atomic_fetch_add_explicit(&batch->done, n, memory_order_relaxed);
-        atomic_fetch_add_explicit(&view->transport->count.requests, n, memory_order_relaxed);
-        atomic_fetch_add_explicit(&view->transport->count.bytes, bytes, memory_order_relaxed);
-        atomic_fetch_add_explicit(&view->segment->count.requests, n, memory_order_relaxed);
-        atomic_fetch_add_explicit(&view->segment->count.bytes, bytes, memory_order_relaxed);
+        count_done(&path_of(part)->count, n, bytes);
+        if (lane)
+            count_done(&lane->count, n, bytes);
     } else {
         bool again;
 

@@ -10,7 +10,6 @@
 #include "error.h"
 #include "util/clock.h"
 
-#define SUSPECT_NS   (5 * FY_NS_PER_S) /* a path that failed is tried last for so long */
 #define MAX_SEGMENTS 1000000
 
 /* ---- slots
@@ -62,10 +61,11 @@ static struct fy_segment *new_segment(struct ferry_engine *engine, const char *n
     }
     segment->engine = engine;
     segment->doc = doc;
-    segment->fetched_ns = fy_now_ns();
+    segment->opened_ns = segment->fetched_ns = fy_now_ns();
     atomic_init(&segment->refs, 1);
     pthread_mutex_init(&segment->lock, NULL);
     pthread_mutex_init(&segment->reload_lock, NULL);
+    fy_paths_reset(segment, true);
     return segment;
 }
 
@@ -101,86 +101,6 @@ static ferry_status place(struct ferry_engine *engine, struct fy_segment *segmen
     segment->gen = engine->segment_gens[slot];
     engine->segments[slot] = segment;
     return FERRY_OK;
-}
-
-/* ---- paths
- * ----------------------------------------------------------------------------------- */
-
-static bool usable(const struct fy_segment *segment, const struct fy_transport *transport)
-{
-    if (fy_doc_transport_index(segment->doc, transport->host.name) < 0)
-        return false;
-    return (transport->caps.flags & FERRY_CAP_LOOPBACK) ||
-           strcmp(segment->name, segment->engine->name) != 0;
-}
-
-static ferry_status no_path(const struct fy_segment *segment, const struct fy_transport *only)
-{
-    char ours[128] = "", theirs[128] = "";
-    const struct ferry_engine *engine = segment->engine;
-
-    for (unsigned i = 0; i < engine->n_transports; i++) {
-        strncat(ours, i ? ", " : "", sizeof(ours) - strlen(ours) - 1);
-        strncat(ours, engine->transports[i]->host.name, sizeof(ours) - strlen(ours) - 1);
-    }
-    for (size_t i = 0; i < segment->doc->n_transports; i++) {
-        strncat(theirs, i ? ", " : "", sizeof(theirs) - strlen(theirs) - 1);
-        strncat(theirs, segment->doc->transports[i].name, sizeof(theirs) - strlen(theirs) - 1);
-    }
-    return fy_fail(FERRY_ENOTSUP, "no transport reaches %s: it offers %s, %s %s", segment->name,
-                   theirs[0] ? theirs : "none", only ? "asked for is" : "ours are",
-                   only ? only->host.name : ours);
-}
-
-/* The best transport for new work, in the configured order; failed ones last. segment.lock
- * held. */
-static struct fy_transport *choose(struct fy_segment *segment, const struct fy_transport *only,
-                                   const struct fy_transport *not_this)
-{
-    struct ferry_engine *engine = segment->engine;
-    struct fy_transport *second = NULL;
-    uint64_t now = fy_now_ns();
-
-    for (unsigned i = 0; i < engine->n_transports; i++) {
-        struct fy_transport *transport = engine->transports[i];
-
-        if ((only && transport != only) || !usable(segment, transport))
-            continue;
-        if (transport != not_this && now >= segment->suspect_until_ns[i])
-            return transport;
-        if (!second || second == not_this)
-            second = transport;
-    }
-    return second;
-}
-
-ferry_status fy_segment_view(struct fy_segment *segment, const struct fy_transport *only,
-                             const struct fy_transport *not_this, struct fy_view **view_out)
-{
-    struct fy_view *old = NULL, *view;
-    struct fy_transport *transport;
-    ferry_status status = FERRY_OK;
-
-    pthread_mutex_lock(&segment->lock);
-    if (not_this)
-        segment->suspect_until_ns[not_this->index] = fy_now_ns() + SUSPECT_NS;
-    transport = choose(segment, only, not_this);
-    if (!transport) {
-        status = no_path(segment, only);
-        pthread_mutex_unlock(&segment->lock);
-        return status;
-    }
-    view = segment->views[transport->index];
-    if (!view || atomic_load_explicit(&view->state, memory_order_acquire) >= FY_VIEW_BREAKING) {
-        old = view;
-        status = fy_view_new(segment, transport, segment->doc, &view);
-        segment->views[transport->index] = status ? NULL : view;
-    }
-    if (!status)
-        *view_out = fy_view_ref(view);
-    pthread_mutex_unlock(&segment->lock);
-    fy_view_put(old);
-    return status;
 }
 
 /* ---- documents
@@ -244,8 +164,7 @@ static void swap_doc(struct fy_segment *segment, struct fy_doc *doc)
     restarted = strcmp(before->epoch, doc->epoch) != 0;
     memcpy(old, segment->views, sizeof(old));
     memset(segment->views, 0, sizeof(segment->views));
-    if (restarted)
-        memset(segment->suspect_until_ns, 0, sizeof(segment->suspect_until_ns));
+    fy_paths_reset(segment, restarted);
     pthread_mutex_unlock(&segment->lock);
     for (int i = 0; i < FY_MAX_TRANSPORTS; i++) {
         if (old[i] && restarted)
@@ -336,6 +255,7 @@ static ferry_status insert(struct ferry_engine *engine, struct fy_segment *segme
 ferry_status ferry_segment_open(struct ferry_engine *engine, const char *name,
                                 uint32_t timeout_ms, ferry_segment *segment_out)
 {
+    const struct fy_need need = {.bytes = 0};
     struct fy_segment *segment;
     struct fy_view *view = NULL;
     struct fy_doc *doc;
@@ -360,7 +280,7 @@ ferry_status ferry_segment_open(struct ferry_engine *engine, const char *name,
         fy_doc_unref(doc);
         return fy_fail(FERRY_ENOMEM, "no memory for a segment");
     }
-    status = fy_segment_view(segment, NULL, NULL, &view);
+    status = fy_segment_view(segment, &need, &view);
     if (status) {
         fy_segment_put(segment);
         return status;

@@ -13,6 +13,8 @@
 
 #define RELOAD_MS 2000
 #define MAX_LOOKS 16
+#define LATE_BYTES                                                                             \
+    (1u << 20) /* who does not wait hears of the end a little late: that much matters less */
 #define BYTES_PER_SECOND                                                                       \
     (64ull << 20) /* of the default time limit: 1 s more for each 64 MiB                       \
                    */
@@ -21,6 +23,7 @@
 struct group {
     ferry_segment handle;
     uint32_t op;
+    uint32_t local_kind, remote_kind; /* of memory: another kind may take another path */
     uint32_t n;
     uint64_t bytes;
     struct fy_segment *segment; /* counted */
@@ -37,14 +40,26 @@ struct plan {
     size_t n_groups, cap_groups;
     uint32_t *group_of; /* by request, from the second group on; in batch->index until then */
     struct fy_region *region; /* the last local one */
+    uint32_t remote_kind;     /* of the last remote range */
     uint64_t bytes;
     ferry_segment looked; /* whose document was read again last */
     unsigned n_looks;
 };
 
-static ferry_status add_group(struct plan *plan, const struct ferry_request *request)
+/* `i`: how many requests have their group already. Those that follow are likely to be as long.
+ */
+static ferry_status add_group(struct plan *plan, const struct ferry_request *request, size_t i,
+                              uint32_t remote_kind)
 {
-    struct group group = {.handle = request->segment, .op = request->op};
+    struct group group = {.handle = request->segment,
+                          .op = request->op,
+                          .local_kind = plan->region->kind,
+                          .remote_kind = remote_kind};
+    const struct fy_need need = {.only = plan->batch->only,
+                                 .op = request->op,
+                                 .local_kind = group.local_kind,
+                                 .remote_kind = remote_kind,
+                                 .bytes = request->len * (plan->batch->n - i)};
     ferry_status status;
 
     if (plan->n_groups == plan->cap_groups) {
@@ -65,7 +80,7 @@ static ferry_status add_group(struct plan *plan, const struct ferry_request *req
     group.segment = fy_segment_get(plan->engine, request->segment);
     if (!group.segment)
         return FERRY_ENOENT;
-    status = fy_segment_view(group.segment, plan->batch->only, NULL, &group.view);
+    status = fy_segment_view(group.segment, &need, &group.view);
     if (status) {
         fy_segment_put(group.segment);
         return status;
@@ -74,20 +89,26 @@ static ferry_status add_group(struct plan *plan, const struct ferry_request *req
     return FERRY_OK;
 }
 
-static ferry_status find_group(struct plan *plan, const struct ferry_request *request,
-                               size_t *at)
+static bool is_of(const struct group *group, const struct ferry_request *request,
+                  uint32_t local_kind, uint32_t remote_kind)
 {
-    ferry_status status;
+    return group->handle == request->segment && group->op == request->op &&
+           group->local_kind == local_kind && group->remote_kind == remote_kind;
+}
 
-    if (*at < plan->n_groups && plan->groups[*at].handle == request->segment &&
-        plan->groups[*at].op == request->op)
+/* The group of request `i`, whose local region is known; made if there is none yet. */
+static ferry_status find_group(struct plan *plan, const struct ferry_request *request, size_t i,
+                               uint32_t remote_kind, size_t *at)
+{
+    uint32_t local_kind = plan->region->kind;
+
+    if (*at < plan->n_groups && is_of(&plan->groups[*at], request, local_kind, remote_kind))
         return FERRY_OK;
     for (*at = 0; *at < plan->n_groups; (*at)++) {
-        if (plan->groups[*at].handle == request->segment && plan->groups[*at].op == request->op)
+        if (is_of(&plan->groups[*at], request, local_kind, remote_kind))
             return FERRY_OK;
     }
-    status = add_group(plan, request);
-    return status;
+    return add_group(plan, request, i, remote_kind);
 }
 
 /* The region of a local range; held once for all neighbours that are in the same one. */
@@ -151,6 +172,12 @@ static ferry_status remote_range(struct plan *plan, struct group *group,
     return FERRY_OK;
 }
 
+/* Of the buffer that was found last. */
+static uint32_t remote_kind(const struct group *group)
+{
+    return fy_location_kind(group->view->doc->buffers[group->hint].location);
+}
+
 static ferry_status resolve(struct plan *plan, size_t i, size_t *at)
 {
     const struct ferry_request *request = &plan->requests[i];
@@ -161,11 +188,18 @@ static ferry_status resolve(struct plan *plan, size_t i, size_t *at)
 
     if (!request->len || !request->local)
         return fy_fail(FERRY_EINVAL, "%s", request->len ? "no local address" : "length 0");
-    status = find_group(plan, request, at);
+    status = local_region(plan, (uint64_t)(uintptr_t)request->local, request->len);
+    /* Of the kind of memory that the one before was of, until the range says otherwise. */
     if (!status)
-        status = local_region(plan, (uint64_t)(uintptr_t)request->local, request->len);
+        status = find_group(plan, request, i, plan->remote_kind, at);
     if (!status)
         status = remote_range(plan, &plan->groups[*at], request);
+    if (!status && plan->groups[*at].remote_kind !=
+                       (plan->remote_kind = remote_kind(&plan->groups[*at]))) {
+        status = find_group(plan, request, i, plan->remote_kind, at);
+        if (!status)
+            status = remote_range(plan, &plan->groups[*at], request);
+    }
     if (status)
         return status;
     group = &plan->groups[*at];
@@ -259,6 +293,11 @@ static void cut(struct fy_batch *batch, struct group *group, uint32_t start, uns
         part->first = at;
         part->index = batch->permuted ? batch->index + at : NULL;
         part->op = group->op;
+        part->local_kind = group->local_kind;
+        part->remote_kind = group->remote_kind;
+        part->whole = group->bytes;
+        part->timed = part->meant && (batch->waits || group->bytes >= LATE_BYTES) &&
+                      fy_path_times(group->view, group->op, group->bytes);
         while (at < end && (k + 1 == n || part->bytes < share || !part->n)) {
             part->bytes += batch->v[at++].len;
             part->n++;
@@ -394,6 +433,7 @@ static ferry_status submit(struct ferry_engine *engine, const struct ferry_reque
     plan.groups = plan.first;
     plan.cap_groups = sizeof(plan.first) / sizeof(plan.first[0]);
     batch->timeout_ms = 0;
+    batch->waits = waits;
     if (attr)
         status = set_attr(batch, attr);
     if (!status)
@@ -407,7 +447,8 @@ static ferry_status submit(struct ferry_engine *engine, const struct ferry_reque
     }
     if (!batch->timeout_ms)
         batch->timeout_ms = (uint32_t)(engine->batch_ms + plan.bytes / BYTES_PER_SECOND * 1000);
-    batch->deadline_ns = fy_now_ns() + batch->timeout_ms * FY_NS_PER_MS;
+    batch->began_ns = fy_now_ns();
+    batch->deadline_ns = batch->began_ns + batch->timeout_ms * FY_NS_PER_MS;
     batch->counted_fd = !waits && engine->reap_fd >= 0;
     n_parts = batch->n_parts;
     atomic_store_explicit(&batch->parts_left, (unsigned)n_parts, memory_order_relaxed);

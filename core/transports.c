@@ -179,7 +179,10 @@ ferry_status fy_transports_open(struct ferry_engine *engine)
 {
     const char *protocol = engine->config->protocol;
 
-    return protocol && protocol[0] ? add_named(engine, protocol) : add_usable(engine);
+    if (protocol && protocol[0])
+        return add_named(engine, protocol);
+    engine->feedback = fy_config_bool(engine->config, "feedback", true);
+    return add_usable(engine);
 }
 
 void fy_transports_close(struct ferry_engine *engine)

@@ -40,6 +40,7 @@ ferry_status fy_view_new(struct fy_segment *segment, struct fy_transport *transp
         return fy_fail(status, "transport %s cannot use what %s publishes: %s",
                        transport->host.name, doc->name, ferry_strstatus(status));
     }
+    view->rails = calloc(transport->n_lanes, sizeof(*view->rails)); /* can be done without */
     atomic_init(&view->refs, 1);
     atomic_fetch_add(&segment->refs, 1);
     view->segment = segment;
@@ -51,6 +52,21 @@ ferry_status fy_view_new(struct fy_segment *segment, struct fy_transport *transp
     pthread_mutex_init(&view->control_lock, NULL);
     *view_out = view;
     return FERRY_OK;
+}
+
+void fy_view_rail(const struct fy_view *view, const struct fy_lane *lane, char *out,
+                  size_t room)
+{
+    const struct fy_transport *transport = view->transport;
+
+    for (unsigned i = 0; i < transport->n_lanes && view->rails; i++) {
+        if (transport->lanes[i] == lane && view->rails[i][0] &&
+            (atomic_load_explicit(&view->lanes, memory_order_acquire) & 1ull << lane->id)) {
+            snprintf(out, room, "%s", view->rails[i]);
+            return;
+        }
+    }
+    fy_lane_name(lane, out, room);
 }
 
 static void close_peer(struct fy_view *view)
@@ -80,6 +96,7 @@ static void destroy(void *arg)
     pthread_mutex_destroy(&view->lock);
     pthread_mutex_destroy(&view->control_lock);
     free((void *)view->rmem);
+    free(view->rails);
     free(view);
 }
 
@@ -143,6 +160,7 @@ ferry_status fy_view_trouble(const struct fy_view *view)
 
 static void quiesce_job(void *arg)
 {
+    fy_path_lost(arg);
     fy_view_quiesce(arg);
     fy_view_put(arg);
 }
@@ -191,11 +209,16 @@ static ferry_status attach(struct fy_view *view, uint32_t connect_ms)
                 break;
             continue;
         }
+        /* Asked once, while the peer is surely there. */
+        if (view->rails &&
+            transport->ops->rail(view->peer, lane->queue, view->rails[i], sizeof(*view->rails)))
+            view->rails[i][0] = '\0';
         atomic_fetch_or_explicit(&view->lanes, 1ull << lane->id, memory_order_release);
         if (!first)
             continue;
         first = FERRY_OK;
         pthread_mutex_lock(&view->lock);
+        atomic_store_explicit(&view->ready_ns, fy_now_ns(), memory_order_relaxed);
         if (!atomic_compare_exchange_strong(&view->state, &opening, FY_VIEW_READY)) {
             pthread_mutex_unlock(&view->lock);
             break;
@@ -257,17 +280,24 @@ static ferry_status attempts(struct fy_view *view)
 static void connect_job(void *arg)
 {
     struct fy_view *view = arg;
+    char words[160] = "";
     ferry_status status = FERRY_OK;
 
     pthread_mutex_lock(&view->control_lock);
+    fy_host_listen(words, sizeof(words));
     if (!view->closed)
         status = attempts(view);
+    fy_host_listen(NULL, 0);
     atomic_store(&view->trouble, FERRY_OK);
     pthread_mutex_unlock(&view->control_lock);
     if (status) {
         char text[256];
 
-        snprintf(text, sizeof(text), "cannot connect: %s", ferry_strstatus(status));
+        snprintf(text, sizeof(text), "cannot connect: %s%s%s", ferry_strstatus(status),
+                 words[0] ? ": " : "", words);
+        /* Nothing was sent: whatever the transport says against it, another one may try. */
+        if (ferry_status_scope(status) < FERRY_SCOPE_PEER)
+            status = FERRY_EUNREACH;
         fy_view_break(view, status, text);
     }
     if (atomic_load(&view->state) == FY_VIEW_BROKEN)

@@ -270,6 +270,15 @@ struct ferry_transport_ops {
      */
     ferry_status (*on_connection)(struct ferry_tp *tp, const void *req, size_t req_len,
                                   struct ferry_buf_sink *reply);
+
+    /*
+     * Since 1.1. Which devices carry what this queue submits to this peer, "OURS-THEIRS", for
+     * people
+     * ("mlx5_0-mlx5_1"). NUL-terminated, at most len bytes. After a successful peer_attach, of
+     * the same kind of call (C). Optional.
+     */
+    ferry_status (*rail)(struct ferry_peer *peer, struct ferry_queue *queue, char *text,
+                         size_t len);
 };
 #define FERRY_TRANSPORT_OPS_SIZE_1_0                                                           \
     (offsetof(struct ferry_transport_ops, strerror_vendor) + sizeof(void (*)(void)))

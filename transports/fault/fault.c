@@ -272,6 +272,14 @@ void fault_rmem_close(struct ferry_rmem *rmem)
     free(rmem);
 }
 
+ferry_status fault_rail(struct ferry_peer *peer, struct ferry_queue *queue, char *text,
+                        size_t len)
+{
+    if (!peer->tp->inner.rail)
+        return FERRY_ENOTSUP;
+    return peer->tp->inner.rail(peer->inner, queue->inner, text, len);
+}
+
 void fault_strerror_vendor(struct ferry_tp *tp, int32_t vendor_err, char *buf, size_t len)
 {
     if (len)

@@ -138,6 +138,8 @@ void fault_peer_close(struct ferry_peer *peer);
 ferry_status fault_rmem_open(struct ferry_peer *peer, uint64_t remote_addr, uint64_t len,
                              const struct ferry_kvs *attrs, struct ferry_rmem **rmem_out);
 void fault_rmem_close(struct ferry_rmem *rmem);
+ferry_status fault_rail(struct ferry_peer *peer, struct ferry_queue *queue, char *text,
+                        size_t len);
 void fault_strerror_vendor(struct ferry_tp *tp, int32_t vendor_err, char *buf, size_t len);
 
 ferry_status fault_queue_open(struct ferry_tp *tp, const struct ferry_queue_attr *attr,

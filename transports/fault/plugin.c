@@ -28,6 +28,7 @@ static const struct ferry_transport_ops fault_ops = {
     .queue_arm = fault_queue_arm,
     .strerror_vendor = fault_strerror_vendor,
     .on_connection = fault_on_connection,
+    .rail = fault_rail,
 };
 
 FERRY_TRANSPORT_PLUGIN("fault", FERRY_VERSION, &fault_ops);
