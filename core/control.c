@@ -69,6 +69,7 @@ struct fy_control {
     const struct fy_log *log;
     struct fy_pool *pool;
     int listen_fd, epoll_fd, wake_fd;
+    int is_local;        /* AF_UNIX */
     atomic_int stopping; /* release by close, acquire by the I/O thread */
     pthread_t thread;
     /* The I/O thread's own, but for fy_control_close after it was joined. */
@@ -174,6 +175,20 @@ static void conn_new(struct fy_control *control, int fd)
         conn_free(conn);
 }
 
+/* On a socket of the file system's the kernel knows whose the client is. */
+static int may_come_in(const struct fy_control *control, int fd)
+{
+    struct ucred who = {0};
+    socklen_t len = sizeof(who);
+
+    if (!control->is_local)
+        return 1;
+    if (!getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &who, &len) && who.uid == geteuid())
+        return 1;
+    FY_WARN(control->log, "status socket: user %u turned away", (unsigned)who.uid);
+    return 0;
+}
+
 static void accept_some(struct fy_control *control)
 {
     for (int i = 0; i < 64; i++) {
@@ -184,7 +199,9 @@ static void accept_some(struct fy_control *control)
             return;
         }
         fd = accept4(control->listen_fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
-        if (fd >= 0) {
+        if (fd >= 0 && !may_come_in(control, fd)) {
+            close(fd);
+        } else if (fd >= 0) {
             conn_new(control, fd);
         } else if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM) {
             FY_WARN(control->log, "control channel: accepting: %s; trying again",
@@ -496,7 +513,8 @@ ferry_status fy_control_open(int listen_fd, size_t max_len, fy_control_handler h
 {
     struct fy_control *control = calloc(1, sizeof(*control));
     ferry_status status = FERRY_OK;
-    int rc;
+    socklen_t len = sizeof(int);
+    int rc, domain = 0;
 
     if (!control)
         return fy_fail(FERRY_ENOMEM, "control channel: out of memory");
@@ -506,6 +524,8 @@ ferry_status fy_control_open(int listen_fd, size_t max_len, fy_control_handler h
     control->arg = arg;
     control->log = log;
     control->listen_fd = listen_fd;
+    control->is_local =
+        !getsockopt(listen_fd, SOL_SOCKET, SO_DOMAIN, &domain, &len) && domain == AF_UNIX;
     control->accepting = 1;
     control->accept_again_ns = control->next_check_ns = NEVER;
     control->epoll_fd = epoll_create1(EPOLL_CLOEXEC);

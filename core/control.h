@@ -32,7 +32,8 @@ struct fy_control;
 typedef ferry_status (*fy_control_handler)(void *arg, int type, const char *body, size_t len,
                                            struct fy_buf *reply);
 
-/* Takes over `listen_fd` unless it fails; `log` is borrowed until close. Serves many
+/* Takes over `listen_fd` unless it fails; where it is one of the file system's, processes of
+ * other users are turned away. `log` is borrowed until close. Serves many
  * connections at once; a silent client costs nothing but its socket and is closed after 5 s.
  * `max_len`: longest request accepted (bytes; 0 or more = 128 MiB).
  */
@@ -51,6 +52,10 @@ void fy_control_close(struct fy_control *control);
  */
 ferry_status fy_control_request(const char *host, uint16_t port, int type, const char *body,
                                 size_t len, uint64_t deadline_ns, struct fy_buf *reply);
+
+/* The same on a connected non-blocking socket, which stays the caller's and serves once. */
+ferry_status fy_control_exchange(int fd, int type, const char *body, size_t len,
+                                 uint64_t deadline_ns, struct fy_buf *reply);
 
 /* Incremental frame parser, apart from sockets so that it can be fuzzed. */
 struct fy_control_frame {

@@ -142,12 +142,32 @@ static ferry_status exchange(int fd, int type, const char *body, size_t len,
     return status;
 }
 
+ferry_status fy_control_exchange(int fd, int type, const char *body, size_t len,
+                                 uint64_t deadline_ns, struct fy_buf *reply)
+{
+    struct fy_control_frame frame;
+    struct fy_buf in;
+    ferry_status status;
+
+    fy_buf_init(&in, 0);
+    status = exchange(fd, type, body, len, deadline_ns, &in, &frame);
+    if (!status) {
+        const char *text = in.data + frame.body;
+
+        if (text[frame.len - 1] == '\n')
+            frame.len--;
+        status = fy_buf_append(reply, text, frame.len);
+        if (status)
+            fy_fail(status, "no room for a reply of %zu bytes", frame.len);
+    }
+    fy_buf_fini(&in);
+    return status;
+}
+
 ferry_status fy_control_request(const char *host, uint16_t port, int type, const char *body,
                                 size_t len, uint64_t deadline_ns, struct fy_buf *reply)
 {
     char peer[FY_HOST_MAX + 16];
-    struct fy_control_frame frame;
-    struct fy_buf in;
     ferry_status status;
     int fd;
 
@@ -158,21 +178,9 @@ ferry_status fy_control_request(const char *host, uint16_t port, int type, const
     if (status)
         return fy_fail_in(status == FERRY_ETIMEDOUT ? FERRY_EUNREACH : status,
                           "%s request to %s: connecting: ", fy_control_type_name(type), peer);
-    fy_buf_init(&in, 0);
-    status = exchange(fd, type, body, len, deadline_ns, &in, &frame);
+    status = fy_control_exchange(fd, type, body, len, deadline_ns, reply);
     close(fd);
-    if (status) {
-        status = fy_fail_in(status, "%s request to %s: ", fy_control_type_name(type), peer);
-    } else {
-        const char *text = in.data + frame.body;
-
-        if (text[frame.len - 1] == '\n')
-            frame.len--;
-        status = fy_buf_append(reply, text, frame.len);
-        if (status)
-            status = fy_fail(status, "%s request to %s: no room for a reply of %zu bytes",
-                             fy_control_type_name(type), peer, frame.len);
-    }
-    fy_buf_fini(&in);
+    if (status)
+        fy_fail_in(status, "%s request to %s: ", fy_control_type_name(type), peer);
     return status;
 }

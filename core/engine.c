@@ -182,6 +182,9 @@ static ferry_status open_all(struct ferry_engine *engine)
                             fy_serve, engine, &engine->log, &engine->control);
     if (fd >= 0 && !engine->control)
         close(fd);
+    if (!status && fy_config_bool(engine->config, "status_socket", true) &&
+        fy_local_open(engine->epoch, fy_serve_local, engine, &engine->log, &engine->local))
+        FY_INFO(&engine->log, "`ferry links` cannot ask this node: %s", ferry_error());
     return status;
 }
 
@@ -303,6 +306,7 @@ void ferry_engine_close(struct ferry_engine *engine, uint32_t timeout_ms)
     end_batches(engine, timeout_ms);
     if (engine->published)
         fy_store_unpublish(engine->store, engine->name, LEAVE_MS);
+    fy_local_close(engine->local);
     fy_follow_stop(engine);
     fy_control_close(engine->control);
     fy_progress_stop(engine); /* it holds batches while it looks at them */

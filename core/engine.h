@@ -24,6 +24,7 @@
 #include "doc.h"
 #include "ferry/ferry.h"
 #include "loader.h"
+#include "local.h"
 #include "names.h"
 #include "path.h"
 #include "registry.h"
@@ -256,6 +257,7 @@ struct ferry_engine {
     struct fy_host *store_host;
     struct fy_registry *registry;
     struct fy_control *control;
+    struct fy_local *local; /* NULL = off, or it could not be made */
     struct fy_work *work;
     char name[FY_HOST_MAX + 8];
     char host[FY_HOST_MAX]; /* what peers are told */
@@ -358,6 +360,9 @@ void fy_memory_close(struct ferry_engine *engine);         /* unregisters what i
 /* serve.c: answers the control channel. */
 ferry_status fy_serve(void *engine, int type, const char *body, size_t len,
                       struct fy_buf *reply);
+
+/* The same for processes of this user: a topic of ferry_engine_describe. */
+ferry_status fy_serve_local(void *engine, const char *topic, struct fy_buf *reply);
 
 /* notify.c */
 ferry_status fy_notify_receive(struct ferry_engine *engine, const char *body, size_t len,

@@ -5,6 +5,7 @@
  * threads.
  */
 #include <string.h>
+#include <unistd.h>
 
 #include "engine.h"
 #include "error.h"
@@ -89,6 +90,18 @@ static ferry_status answer_metadata(struct ferry_engine *engine, struct fy_buf *
     return status;
 }
 
+static ferry_status answer_node(const struct ferry_engine *engine, struct fy_buf *reply)
+{
+    ferry_status status = fy_buf_printf(reply, "{\"name\":");
+
+    if (!status)
+        status = fy_json_put_string(reply, engine->name, strlen(engine->name));
+    if (!status)
+        status = fy_buf_printf(reply, ",\"pid\":%ld,\"epoch\":\"%s\",\"version\":\"%s\"}",
+                               (long)getpid(), engine->epoch, ferry_version());
+    return status;
+}
+
 ferry_status fy_serve(void *arg, int type, const char *body, size_t len, struct fy_buf *reply)
 {
     struct ferry_engine *engine = arg;
@@ -107,4 +120,19 @@ ferry_status fy_serve(void *arg, int type, const char *body, size_t len, struct 
     default:
         return FERRY_ENOTSUP;
     }
+}
+
+ferry_status fy_serve_local(void *engine, const char *topic, struct fy_buf *reply)
+{
+    char *text;
+    ferry_status status;
+
+    if (!strcmp(topic, "node"))
+        return answer_node(engine, reply);
+    status = ferry_engine_describe(engine, topic, &text);
+    if (!status) {
+        status = fy_buf_append(reply, text, strlen(text));
+        ferry_string_free(text);
+    }
+    return status;
 }

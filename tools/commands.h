@@ -8,6 +8,7 @@
 extern const struct command cmd_bench;
 extern const struct command cmd_decode;
 extern const struct command cmd_doctor;
+extern const struct command cmd_links;
 extern const struct command cmd_metadata;
 extern const struct command cmd_metadata_server;
 extern const struct command cmd_plugins;

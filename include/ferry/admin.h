@@ -62,6 +62,21 @@ FERRY_API ferry_status ferry_admin_remove(struct ferry_admin *admin, const char 
  * FERRY_ENOTSUP: the server has no watches. One thread at a time. */
 FERRY_API ferry_status ferry_admin_wait(struct ferry_admin *admin, uint32_t timeout_ms);
 
+/*
+ * Running nodes of this user on this machine, a list of objects: "name", "pid", "epoch",
+ * "version", "socket". Nodes with "status_socket": false are not among them. Waits at most
+ * `timeout_ms` for all of them together; one that does not answer is left out.
+ */
+FERRY_API ferry_status ferry_nodes(uint32_t timeout_ms, char **json_out);
+/*
+ * What ferry_engine_describe says in another process of this user: `node` is the name of its
+ * engine, or its process id as text; NULL where there is only one. FERRY_ENOENT: there is no
+ * such node (the text lists those that are there); FERRY_EEXIST: there are several;
+ * FERRY_ETIMEDOUT: it does not answer.
+ */
+FERRY_API ferry_status ferry_node_describe(const char *node, const char *what,
+                                           uint32_t timeout_ms, char **json_out);
+
 #ifdef __cplusplus
 }
 #endif
