@@ -3,6 +3,7 @@
  * Registered memory: ranges go to every transport and into the document that peers read.
  */
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -13,6 +14,14 @@
 #include "error.h"
 
 #define HUGE_PAGE (2u << 20)
+#define HUGE_2MB  (21u << 26) /* how mmap and memfd_create are told that size */
+
+/* Memory of the engine's own, as ferry_memory_alloc made it. */
+struct own {
+    void *addr;
+    size_t len;
+    int fd; /* behind it, -1 = none */
+};
 
 struct fy_doc *fy_engine_doc(struct ferry_engine *engine)
 {
@@ -127,6 +136,8 @@ static void dereg(struct ferry_engine *engine, const struct fy_region *regions, 
 
 static struct ferry_mem_desc desc_of(const struct fy_region *region)
 {
+    const struct own *own = region->owner;
+
     return (struct ferry_mem_desc){
         .size = sizeof(struct ferry_mem_desc),
         .kind = region->kind,
@@ -135,6 +146,8 @@ static struct ferry_mem_desc desc_of(const struct fy_region *region)
         .device = region->device,
         .dmabuf_fd = -1,
         .access = region->access,
+        .flags = own && own->fd >= 0 ? FERRY_MEM_MEMFD : 0,
+        .memfd = own ? own->fd : -1,
     };
 }
 
@@ -298,16 +311,89 @@ ferry_status ferry_memory_unregister(struct ferry_engine *engine, void *const *a
 /* ---- memory of the engine's own
  * -------------------------------------------------------------- */
 
-struct own {
-    void *addr;
-    size_t len;
-};
+static bool wants_memfd(const struct ferry_engine *engine)
+{
+    for (unsigned t = 0; t < engine->n_transports; t++)
+        if (engine->transports[t]->caps.flags & FERRY_CAP_MEMFD)
+            return true;
+    return false;
+}
+
+/* Sealed, so that no peer that maps it loses it under its feet. Reserved huge pages are taken
+ * when they are mapped, so a success is one for good. */
+static bool map_memfd(struct own *own, bool huge)
+{
+    int fd = memfd_create("ferry-memory", MFD_CLOEXEC | MFD_ALLOW_SEALING |
+                                              (huge ? MFD_HUGETLB | HUGE_2MB : 0));
+    int error;
+
+    if (fd >= 0 && !ftruncate(fd, (off_t)own->len) &&
+        !fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW)) {
+        own->addr = mmap(NULL, own->len, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+        if (own->addr != MAP_FAILED) {
+            own->fd = fd;
+            return true;
+        }
+    }
+    error = errno;
+    if (fd >= 0)
+        close(fd);
+    errno = error;
+    return false;
+}
+
+static bool map_plain(struct own *own, bool huge)
+{
+    own->addr =
+        mmap(NULL, own->len, PROT_READ | PROT_WRITE,
+             MAP_PRIVATE | MAP_ANONYMOUS | (huge ? MAP_HUGETLB | (int)HUGE_2MB : 0), -1, 0);
+    return own->addr != MAP_FAILED;
+}
+
+static ferry_status map_own(struct ferry_engine *engine, uint32_t huge, struct own *own)
+{
+    bool memfd = wants_memfd(engine);
+
+    own->fd = -1;
+    if (huge) {
+        if (memfd ? map_memfd(own, true) : map_plain(own, true))
+            return FERRY_OK;
+        if (huge & FERRY_HUGE_PAGES_ONLY)
+            return fy_fail(FERRY_ENOMEM,
+                           "no %zu reserved huge pages of 2 MiB: %s (raise vm.nr_hugepages)",
+                           own->len / HUGE_PAGE, strerror(errno));
+        FY_WARN(&engine->log,
+                "memory_alloc: no %zu reserved huge pages of 2 MiB (%s): ordinary ones are "
+                "used; raise vm.nr_hugepages",
+                own->len / HUGE_PAGE, strerror(errno));
+    }
+    if (memfd && map_memfd(own, false))
+        goto mapped;
+    if (memfd)
+        FY_INFO(&engine->log, "memory_alloc: no memfd (%s): peers of this host cannot map it",
+                strerror(errno));
+    if (!map_plain(own, false))
+        return fy_fail(FERRY_ENOMEM, "cannot map %zu bytes: %s", own->len, strerror(errno));
+mapped:
+    if (own->len >= HUGE_PAGE)
+        madvise(own->addr, own->len, MADV_HUGEPAGE); /* a hint */
+    return FERRY_OK;
+}
+
+static void unmap_own(struct own *own)
+{
+    munmap(own->addr, own->len);
+    if (own->fd >= 0)
+        close(own->fd);
+    free(own);
+}
 
 ferry_status ferry_memory_alloc(struct ferry_engine *engine, uint64_t len, uint32_t access,
                                 void **addr_out)
 {
-    struct ferry_buffer buffer = {.len = len, .access = access};
-    size_t unit = len >= HUGE_PAGE ? HUGE_PAGE : (size_t)sysconf(_SC_PAGESIZE);
+    const uint32_t huge = access & (FERRY_HUGE_PAGES | FERRY_HUGE_PAGES_ONLY);
+    struct ferry_buffer buffer = {.len = len, .access = access & ~huge};
+    size_t unit = huge || len >= HUGE_PAGE ? HUGE_PAGE : (size_t)sysconf(_SC_PAGESIZE);
     struct own *own;
     ferry_status status;
 
@@ -317,20 +403,15 @@ ferry_status ferry_memory_alloc(struct ferry_engine *engine, uint64_t len, uint3
     if (!own)
         return fy_fail(FERRY_ENOMEM, "no memory");
     own->len = (len + unit - 1) / unit * unit;
-    own->addr =
-        mmap(NULL, own->len, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (own->addr == MAP_FAILED) {
+    status = map_own(engine, huge, own);
+    if (status) {
         free(own);
-        return fy_fail(FERRY_ENOMEM, "cannot map %llu bytes: %s", (unsigned long long)len,
-                       strerror(errno));
+        return status;
     }
-    if (unit == HUGE_PAGE)
-        madvise(own->addr, own->len, MADV_HUGEPAGE); /* a hint */
     buffer.addr = own->addr;
     status = register_owned(engine, &buffer, 1, own);
     if (status) {
-        munmap(own->addr, own->len);
-        free(own);
+        unmap_own(own);
         return status;
     }
     *addr_out = own->addr;
@@ -349,8 +430,7 @@ void ferry_memory_free(struct ferry_engine *engine, void *addr)
     fy_region_put(region);
     if (!own || own->addr != addr || ferry_memory_unregister(engine, &addr, 1))
         return;
-    munmap(own->addr, own->len);
-    free(own);
+    unmap_own(own);
 }
 
 void fy_memory_close(struct ferry_engine *engine)
@@ -367,10 +447,8 @@ void fy_memory_close(struct ferry_engine *engine)
         for (size_t i = 0; i < n; i++) {
             struct own *own = regions[i].owner;
 
-            if (own) {
-                munmap(own->addr, own->len);
-                free(own);
-            }
+            if (own)
+                unmap_own(own);
         }
     }
     free(addrs);

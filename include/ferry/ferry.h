@@ -110,8 +110,15 @@ FERRY_API ferry_status ferry_memory_register(struct ferry_engine *engine,
 FERRY_API ferry_status ferry_memory_unregister(struct ferry_engine *engine, void *const *addrs,
                                                size_t n);
 
-/* Zeroed memory of the engine's own, registered; huge pages where there are. For
- * ferry_memory_free. */
+/* For ferry_memory_alloc alone, beside the rights: reserved huge pages (vm.nr_hugepages); where
+ * there are none, ordinary ones with a WARN line, or FERRY_ENOMEM. */
+enum { FERRY_HUGE_PAGES = 256, FERRY_HUGE_PAGES_ONLY = 512 };
+
+/*
+ * Zeroed memory of the engine's own, registered, for ferry_memory_free. Where a transport of
+ * the engine can make use of it, peers of this host map the memory itself: the fastest
+ * way between two processes. It is then shared with a child that forks, not copied.
+ */
 FERRY_API ferry_status ferry_memory_alloc(struct ferry_engine *engine, uint64_t len,
                                           uint32_t access, void **addr_out);
 /* Unregisters (and so blocks as above) and frees. NULL is allowed. */

@@ -25,6 +25,7 @@ enum {
     FERRY_CAP_AUTO_PROGRESS = 1u << 4, /* transfers advance with nobody in poll() */
     FERRY_CAP_LOOPBACK = 1u << 5,      /* a peer may be this very process */
     FERRY_CAP_MANUAL = 1u << 6, /* used only where it is named, never chosen automatically */
+    FERRY_CAP_MEMFD = 1u << 7,  /* since 1.1: faster with memory that has FERRY_MEM_MEMFD */
 };
 
 struct ferry_tp_caps {
@@ -60,7 +61,12 @@ struct ferry_mem_desc {
     uint64_t dmabuf_off;
     uint32_t access; /* FERRY_ACCESS_ */
     uint32_t reserved;
+    /* ABI 1.0 ends here. */
+    uint32_t flags;     /* FERRY_MEM_MEMFD */
+    int32_t memfd;      /* with that flag: a descriptor that others can map; borrowed */
+    uint64_t memfd_off; /* of addr in it */
 };
+#define FERRY_MEM_MEMFD 1u /* a shared mapping of memfd, which its owner cannot shrink */
 
 struct ferry_queue_attr {
     uint32_t size;

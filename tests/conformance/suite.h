@@ -108,6 +108,7 @@ struct fc_target {
     struct fc_kvs attrs;
     uint8_t *view;  /* the arena as the checks see it */
     uint8_t *arena; /* the arena where the target has it; not mapped here if ctx->two */
+    int memfd;      /* behind the arena, where the target lives */
     uint64_t used;  /* of the arena */
     struct ferry_mr *mr[FC_MAX_REGIONS];
     struct fc_host_region *region[FC_MAX_REGIONS];

@@ -9,6 +9,7 @@
 
 #include <dirent.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdlib.h>
@@ -92,7 +93,10 @@ static ferry_status do_reg(struct fc_target *t, uint64_t addr, uint64_t len, uin
                                   .len = len,
                                   .device = -1,
                                   .dmabuf_fd = -1,
-                                  .access = access};
+                                  .access = access,
+                                  .flags = FERRY_MEM_MEMFD,
+                                  .memfd = t->memfd,
+                                  .memfd_off = addr - (uintptr_t)t->arena};
     uint32_t id = t->n_mr;
     fc_kvs_init(attrs);
     ferry_status status = FC_CALL(ctx, mem_reg, t->node->tp, &desc, 1, &t->mr[id]);
@@ -283,8 +287,10 @@ static void command(struct fc_target *t, struct msg *m)
 
 static void map_arena(struct fc_target *t, int fd)
 {
-    if (mmap(t->arena, FC_ARENA_LEN, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, fd, 0) ==
-        MAP_FAILED)
+    t->memfd =
+        fcntl(fd, F_DUPFD_CLOEXEC, 3); /* what descriptions name; until the process ends */
+    if (t->memfd < 0 || mmap(t->arena, FC_ARENA_LEN, PROT_READ | PROT_WRITE,
+                             MAP_SHARED | MAP_FIXED, fd, 0) == MAP_FAILED)
         fc_fail(t->ctx, "memory for a target", "%s", strerror(errno));
 }
 
@@ -331,8 +337,9 @@ void fc_targets_make(struct fc_ctx *ctx, unsigned n)
         t->ctx = ctx;
         t->index = i;
         pthread_mutex_init(&t->lock, NULL);
-        fds[i] = memfd_create("conformance", MFD_CLOEXEC);
-        if (fds[i] < 0 || ftruncate(fds[i], (off_t)FC_ARENA_LEN))
+        fds[i] = memfd_create("conformance", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+        if (fds[i] < 0 || ftruncate(fds[i], (off_t)FC_ARENA_LEN) ||
+            fcntl(fds[i], F_ADD_SEALS, F_SEAL_SHRINK))
             fc_fail(ctx, "memory for a target", "%s", strerror(errno));
         t->view = mmap(NULL, FC_ARENA_LEN, PROT_READ | PROT_WRITE, MAP_SHARED, fds[i], 0);
         t->arena = mmap(NULL, FC_ARENA_LEN, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
