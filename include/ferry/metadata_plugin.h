@@ -117,14 +117,8 @@ struct ferry_metadata_plugin {
 #define FERRY_METADATA_PLUGIN(name_, version_, ops_, schemes_)                                 \
     extern FERRY_PLUGIN_EXPORT const struct ferry_metadata_plugin ferry_metadata_plugin;       \
     const struct ferry_metadata_plugin ferry_metadata_plugin = {                               \
-        .hdr = {.magic = FERRY_PLUGIN_MAGIC,                                                   \
-                .abi_major = FERRY_METADATA_ABI_MAJOR,                                         \
-                .abi_minor = FERRY_METADATA_ABI_MINOR,                                         \
-                .size = sizeof(struct ferry_metadata_plugin),                                  \
-                .name = (name_),                                                               \
-                .version = (version_)},                                                        \
-        .ops = (ops_),                                                                         \
-        .schemes = (schemes_),                                                                 \
-    }
+        FERRY_PLUGIN_HDR(FERRY_METADATA_ABI_MAJOR, FERRY_METADATA_ABI_MINOR,                   \
+                         struct ferry_metadata_plugin, name_, version_),                       \
+        (ops_), (schemes_)}
 
 #endif /* FERRY_METADATA_PLUGIN_H */

@@ -7,6 +7,12 @@
 
 #include "ferry/status.h"
 
+#ifdef __cplusplus
+#define FERRY_STATIC_ASSERT static_assert
+#else
+#define FERRY_STATIC_ASSERT __extension__ _Static_assert /* C99 has it as an extension */
+#endif
+
 /*
  * What every plugin and the core share.
  *
@@ -138,5 +144,11 @@ struct ferry_host {
 };
 
 #define FERRY_PLUGIN_EXPORT __attribute__((visibility("default")))
+
+/* A plugin's header, its members in their order: C++ before 2020 knows no others. */
+#define FERRY_PLUGIN_HDR(major_, minor_, type_, name_, version_)                               \
+    {                                                                                          \
+        FERRY_PLUGIN_MAGIC, (major_), (minor_), sizeof(type_), 0, (name_), (version_)          \
+    }
 
 #endif /* FERRY_PLUGIN_H */

@@ -2,8 +2,6 @@
 #ifndef FERRY_TRANSPORT_PLUGIN_H
 #define FERRY_TRANSPORT_PLUGIN_H
 
-#include <assert.h>
-
 #include "ferry/plugin.h"
 
 #define FERRY_TRANSPORT_ABI_MAJOR 1
@@ -115,8 +113,8 @@ struct ferry_comp {
     int32_t vendor_err; /* for strerror_vendor; 0 = none */
     uint64_t bytes;     /* moved by these elements; all of them if FERRY_OK */
 };
-static_assert(sizeof(struct ferry_comp) == 32, "frozen ABI");
-static_assert(sizeof(void *) != 8 || sizeof(struct ferry_xfer) == 40, "frozen ABI");
+FERRY_STATIC_ASSERT(sizeof(struct ferry_comp) == 32, "frozen ABI");
+FERRY_STATIC_ASSERT(sizeof(void *) != 8 || sizeof(struct ferry_xfer) == 40, "frozen ABI");
 
 /*
  * THREADS. C = control call: any thread, any time, may block, the plugin locks.
@@ -299,13 +297,8 @@ struct ferry_transport_plugin {
 #define FERRY_TRANSPORT_PLUGIN(name_, version_, ops_)                                          \
     extern FERRY_PLUGIN_EXPORT const struct ferry_transport_plugin ferry_transport_plugin;     \
     const struct ferry_transport_plugin ferry_transport_plugin = {                             \
-        .hdr = {.magic = FERRY_PLUGIN_MAGIC,                                                   \
-                .abi_major = FERRY_TRANSPORT_ABI_MAJOR,                                        \
-                .abi_minor = FERRY_TRANSPORT_ABI_MINOR,                                        \
-                .size = sizeof(struct ferry_transport_plugin),                                 \
-                .name = (name_),                                                               \
-                .version = (version_)},                                                        \
-        .ops = (ops_),                                                                         \
-    }
+        FERRY_PLUGIN_HDR(FERRY_TRANSPORT_ABI_MAJOR, FERRY_TRANSPORT_ABI_MINOR,                 \
+                         struct ferry_transport_plugin, name_, version_),                      \
+        (ops_)}
 
 #endif /* FERRY_TRANSPORT_PLUGIN_H */
