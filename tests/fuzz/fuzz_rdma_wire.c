@@ -5,6 +5,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include <cJSON.h>
+
+#include "topo.h"
 #include "wire.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
@@ -69,6 +72,27 @@ static void keys(const char *key, const char *text, size_t len)
     free(out.key);
 }
 
+/* A file that says which devices are near which memory. */
+static void matrix(const char *text, size_t len)
+{
+    struct rdma_topo *topo = calloc(1, sizeof(*topo));
+    char *copy = calloc(1, len + 1), why[64];
+    cJSON *out, *row, *list, *name;
+
+    assert(topo && copy);
+    memcpy(copy, text, len);
+    strcpy(topo->nic[topo->n_nics++].name, "a");
+    strcpy(topo->nic[topo->n_nics++].name, "b");
+    out = rdma_topo_parse(copy, "file", topo, why, sizeof(why));
+    assert(out || why[0]);
+    cJSON_ArrayForEach(row, out) cJSON_ArrayForEach(list, row) cJSON_ArrayForEach(name, list)
+        assert(!strcmp(name->valuestring, "a") || !strcmp(name->valuestring, "b"));
+    assert(rdma_topo_node_of(out, "a") >= -1);
+    cJSON_Delete(out);
+    free(copy);
+    free(topo);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     if (size == 0)
@@ -83,6 +107,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         break;
     case 'c':
         keys("ferry_rdma", text, size - 1);
+        break;
+    case 't':
+        matrix(text, size - 1);
         break;
     default:
         hello(text, size - 1);

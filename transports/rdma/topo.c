@@ -314,24 +314,6 @@ cJSON *rdma_topo_matrix(const struct rdma_topo *topo)
     return NULL;
 }
 
-static cJSON *read_json(const char *path, char *why, size_t room)
-{
-    FILE *file = fopen(path, "re");
-    char *text = file ? calloc(1, MAX_FILE + 1) : NULL;
-    size_t len = text ? fread(text, 1, MAX_FILE, file) : 0;
-    cJSON *json = text ? cJSON_ParseWithOpts(text, NULL, 1) : NULL;
-
-    if (!file)
-        snprintf(why, room, "%.200s cannot be read", path);
-    else if (!json)
-        snprintf(why, room, "%.200s is no JSON%s", path,
-                 len == MAX_FILE ? ", or longer than 1 MiB" : "");
-    free(text);
-    if (file)
-        fclose(file);
-    return json;
-}
-
 static bool has_nic(const struct rdma_topo *topo, const char *name)
 {
     for (size_t i = 0; i < topo->n_nics; i++)
@@ -364,15 +346,15 @@ static bool check_list(cJSON *list, const struct rdma_topo *topo, char *why, siz
     return true;
 }
 
-cJSON *rdma_topo_load(const char *file, const struct rdma_topo *topo, char *why, size_t room)
+cJSON *rdma_topo_parse(const char *text, const char *name, const struct rdma_topo *topo,
+                       char *why, size_t room)
 {
-    cJSON *row, *matrix = read_json(file, why, room);
+    cJSON *row, *matrix = cJSON_ParseWithOpts(text, NULL, 1);
 
-    if (!matrix)
-        return NULL;
     why[0] = '\0';
     if (!cJSON_IsObject(matrix) || !matrix->child) {
-        snprintf(why, room, "%.200s is no object with a member for each location", file);
+        snprintf(why, room, "%.200s is no %s", name,
+                 matrix ? "object with a member for each location" : "JSON");
         cJSON_Delete(matrix);
         return NULL;
     }
@@ -385,10 +367,27 @@ cJSON *rdma_topo_load(const char *file, const struct rdma_topo *topo, char *why,
         snprintf(why, room,
                  "%.200s: \"%.63s\" is not two lists of device names, [[preferred...], "
                  "[others...]]",
-                 file, row->string);
+                 name, row->string);
         cJSON_Delete(matrix);
         return NULL;
     }
+    return matrix;
+}
+
+cJSON *rdma_topo_load(const char *file, const struct rdma_topo *topo, char *why, size_t room)
+{
+    FILE *stream = fopen(file, "re");
+    char *text = stream ? calloc(1, MAX_FILE + 1) : NULL;
+    cJSON *matrix = NULL;
+
+    if (text && fread(text, 1, MAX_FILE, stream) < MAX_FILE)
+        matrix = rdma_topo_parse(text, file, topo, why, room);
+    else
+        snprintf(why, room, "%.200s %s", file,
+                 text ? "is longer than 1 MiB" : "cannot be read");
+    free(text);
+    if (stream)
+        fclose(stream);
     return matrix;
 }
 

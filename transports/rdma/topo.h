@@ -57,6 +57,9 @@ struct cJSON *rdma_topo_matrix(const struct rdma_topo *topo);
  */
 struct cJSON *rdma_topo_load(const char *file, const struct rdma_topo *topo, char *why,
                              size_t room);
+/* `text` of the file `name`. */
+struct cJSON *rdma_topo_parse(const char *text, const char *name, const struct rdma_topo *topo,
+                              char *why, size_t room);
 /* The NUMA node whose memory `nic` is preferred for; -1 = none or all of them. */
 int rdma_topo_node_of(const struct cJSON *matrix, const char *nic);
 
