@@ -17,6 +17,7 @@
 
 struct doctor_options {
     struct admin_options common;
+    bool rdma;
 };
 
 struct doctor {
@@ -312,6 +313,9 @@ static int run(const struct command *self, const void *options, int argc, char *
     doctor_congestion(&d.findings,
                       admin_text(cJSON_GetObjectItemCaseSensitive(ferry, "tcp"), "congestion"));
     doctor_descriptors(&d.findings);
+    if (o->rdma)
+        doctor_rdma(&d.findings, admin_config(&o->common),
+                    o->common.role ? "decode" : "prefill");
     if (!quiet)
         show(&d.findings);
     status = d.findings.worst == IS_FAIL ? EXIT_WRONG : EXIT_OK;
@@ -328,12 +332,17 @@ static int run(const struct command *self, const void *options, int argc, char *
 
 static const struct opt opts[] = {
     ADMIN_OPTS(struct doctor_options),
+    {.name = "rdma",
+     .type = OPT_FLAG,
+     .help = "RDMA devices, ports, GIDs, modules too, and register memory for a moment",
+     .offset = offsetof(struct doctor_options, rdma)},
     {0},
 };
 
 static const struct example examples[] = {
     {"ferry doctor --config mooncake.json --role decode",
      "would the decode node of this file work on this machine?"},
+    {"ferry doctor --rdma", "which RDMA devices can be used, and why not the others"},
     {0},
 };
 

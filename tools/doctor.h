@@ -26,6 +26,9 @@ void doctor_memlock(struct findings *findings, bool pins);
 void doctor_io_uring(struct findings *findings);
 void doctor_congestion(struct findings *findings, const char *congestion);
 void doctor_descriptors(struct findings *findings);
+/* Devices, ports, modules, and the transport opened for a moment; doctor_rdma.c. `config` NULL
+ * = no file. */
+void doctor_rdma(struct findings *findings, const char *config, const char *role);
 /* Can it be listened on? `what` names it in the text. */
 void doctor_port(struct findings *findings, const char *bind, uint16_t port, const char *what);
 /* Seconds that the clock of the server behind a URL is before ours, by HTTP or redis; false =

@@ -50,23 +50,24 @@ class MainJob(unittest.TestCase):
         self.dir = tempfile.TemporaryDirectory()
         self.addCleanup(self.dir.cleanup)
 
-    def config(self, devices):
+    def config(self, devices, **ferry):
         first, second = interop.free_ports(2)[0], interop.free_ports(40)[39]
         file = pathlib.Path(self.dir.name) / "mooncake.json"
         file.write_text(json.dumps({
             "prefill_url": f"127.0.0.1:{first}", "decode_url": f"127.0.0.1:{second}",
             "metadata_server": etcd(self).removeprefix("etcd://"), "metadata_backend": "etcd",
-            "protocol": "rdma", "device_name": devices}))
+            "protocol": "rdma", "device_name": devices, **ferry}))
         return str(file)
 
-    def tool(self, *words):
+    def tool(self, *words, **env):
         return subprocess.Popen([TOOL, *words], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                                stderr=subprocess.STDOUT, text=True, cwd=self.dir.name)
+                                stderr=subprocess.STDOUT, text=True, cwd=self.dir.name, env={**os.environ, **env})
 
-    def job(self, devices):
+    def job(self, devices, **env):
+        """`env` is of the decode node alone."""
         file = self.config(devices)
         report = pathlib.Path(self.dir.name) / "decode.json"
-        decode = self.tool("decode", "-c", file, "--memory", "64m", "--json", str(report))
+        decode = self.tool("decode", "-c", file, "--memory", "64m", "--json", str(report), **env)
         prefill = self.tool("prefill", "-c", file, "--memory", "64m", "--synthetic", "4", "--model", "qwen2.5-0.5b")
         said = prefill.communicate(timeout=240)[0]
         heard = decode.communicate(timeout=60)[0]
@@ -74,15 +75,92 @@ class MainJob(unittest.TestCase):
         return json.loads(report.read_text()), said + heard
 
     def test_every_block_is_verified(self):
-        for devices in ("rxe0", "rxe0,rxe1"):
+        # The second time the nodes differ in their MTU: the smaller one counts.
+        for devices, env in (("rxe0", {}), ("rxe0,rxe1", {"MC_MTU": "1024", "MC_IB_TC": "96"})):
             with self.subTest(devices):
                 began = time.monotonic()
-                report, _ = self.job(devices)
-                print(f"main job, {devices}: {json.dumps(report)[:300]} in {time.monotonic() - began:.1f} s")
+                report, said = self.job(devices, **env)
+                self.assertEqual((report["requests"], report["blocks_bad"]), (4, 0), said)
+                self.assertGreater(report["blocks_verified"], 100)
+                print(f"main job, {devices}: {report['blocks_verified']} blocks, {report['bytes']} bytes in "
+                      f"{report['wall_s']:.1f} s, with everything {time.monotonic() - began:.1f} s", flush=True)
 
     def test_device_names(self):
         done = self.tool("decode", "-c", self.config("rxe7"), "--memory", "1m", "--wait", "1").communicate(timeout=60)[0]
         self.assertRegex(done, r'there is no device "rxe7"; there are: rxe[01], rxe[01]')
+        done = self.tool("decode", "-c", self.config("rxe1, rxe0"), "--memory", "1m", "--wait", "0.2").communicate(timeout=60)[0]
+        self.assertIn('"device_name" has spaces around its names', done)
+
+
+class Operator(MainJob):
+    """What `ferry doctor --rdma` and `ferry topo` say, and what peers are told."""
+
+    test_every_block_is_verified = test_device_names = None
+
+    def doctor(self, *before):
+        done = subprocess.run([*before, TOOL, "doctor", "--rdma", "--json", "-"], capture_output=True, text=True, timeout=60)
+        found = {}
+        for line in json.loads(done.stdout):
+            found.setdefault(line["check"], []).append(f"{line['verdict']} {line['text']} -> {line.get('remedy', '')}")
+        return found
+
+    def about(self, device):
+        return "".join(line for line in self.doctor().get("rdma device", []) if device in line)
+
+    def test_devices_and_gids(self):
+        found = self.doctor()
+        self.assertEqual(len(found["rdma port"]), 2, found)
+        self.assertRegex(found["rdma port"][0], "^OK rxe0 port 1: 4: ACTIVE, Ethernet")
+        self.assertRegex(self.about("rxe1"), r"^OK device rxe1 port 1, MTU 4096, GID 1 [0:]*:ff:ff:0a:4d:00:02 \(RoCE v2, IPv4\)"
+                         r", LID 0, regions up to \d+ bytes")
+        self.assertRegex(found["rdma memory"][0], "^OK 64.0 MiB were registered on every device")
+        self.assertRegex(found["rdma modules"][0], "^OK")
+
+        def sh(line):
+            subprocess.run(line, shell=True, check=True)
+
+        sh("ip link add third type dummy && echo 1 >/proc/sys/net/ipv6/conf/third/disable_ipv6 && "
+           "rdma link add rxe2 type rxe netdev third")
+        self.addCleanup(sh, "rdma link del rxe2; ip link del third")
+        self.assertRegex(self.about("rxe2"), "^WARN device rxe2 is not used: its port is down -> cable")
+        sh("ip link set third up")
+        self.assertRegex(self.about("rxe2"), "link-local: there is no other|^WARN .*no usable GID.* -> an IP address")
+        sh("echo 0 >/proc/sys/net/ipv6/conf/third/disable_ipv6; ip addr add fd00:77::1/64 dev third nodad")
+        self.assertRegex(self.about("rxe2"), r"^OK .* fd:00:00:77:.* \(RoCE v2, IPv6: there is no IPv4\)")
+        sh("ip addr add 10.78.0.1/24 dev third")
+        self.assertRegex(self.about("rxe2"), r":0a:4e:00:01 \(RoCE v2, IPv4\)")
+
+    def test_locked_memory(self):
+        subprocess.run("chmod 666 /dev/infiniband/*", shell=True, check=True)
+        found = self.doctor("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--inh-caps=-all",
+                            "--bounding-set=-all", "prlimit", "--memlock=1048576:1048576")
+        line = "".join(found["rdma device"])
+        self.assertRegex(line, "FAIL device rxe[01]: registering .* Cannot allocate memory; the limit of locked memory is 1024 KiB")
+        self.assertIn("-> ulimit -l unlimited", line)
+
+    def test_topology(self):
+        matrix = json.loads(subprocess.run([TOOL, "topo", "--matrix"], capture_output=True, text=True, check=True).stdout)
+        self.assertEqual(matrix["cpu:0"], [["rxe0", "rxe1"], []])
+        file = pathlib.Path(self.dir.name) / "topo.json"
+        for text, want in ((None, matrix), ('{"cpu:0": [["rxe1"], ["rxe0", "gone"]]}', {"cpu:0": [["rxe1"], ["rxe0"]]})):
+            if text:
+                file.write_text(text)
+            config = self.config("rxe0,rxe1", **({"ferry": {"rdma": {"topology": str(file)}}} if text else {}))
+            decode = self.tool("decode", "-c", config, "--memory", "1m", "--wait", "20")
+            name = json.loads(pathlib.Path(config).read_text())["decode_url"]
+            until = time.monotonic() + 20
+            while not (document := etcd.server.ctl("get", "--print-value-only", f"mooncake/ram/{name}").stdout):
+                self.assertLess(time.monotonic(), until)
+                time.sleep(0.1)
+            document = json.loads(document)
+            self.assertEqual(document["priority_matrix"], want)
+            self.assertEqual([device["name"] for device in document["devices"]], ["rxe0", "rxe1"])
+            decode.terminate()
+            said = decode.communicate(timeout=30)[0]
+            self.assertEqual("not in use here: gone" in said, bool(text), said)
+        file.write_text("{}")
+        decode = self.tool("decode", "-c", self.config("rxe0", ferry={"rdma": {"topology": str(file)}}), "--memory", "1m")
+        self.assertIn("no object with a member for each location", decode.communicate(timeout=30)[0])
 
 
 class Upstream(unittest.TestCase):
