@@ -24,9 +24,15 @@
 #define REFUSED_MOST_NS (600 * FY_NS_PER_S)
 #define STABLE_NS       (30 * FY_NS_PER_S) /* after so long a failure is the first one again */
 
-uint32_t fy_location_kind(const char *location)
+uint32_t fy_location_kind(const char *location, const char *node)
 {
-    if (!location[0] || location[0] == '*' || !strncmp(location, "cpu", 3))
+    size_t word = strspn(location, "abcdefghijklmnopqrstuvwxyz");
+    const char *number = location + word + 1;
+
+    /* Mooncake's tcp nodes write their own name there, and "segments:..." of memory that is
+     * spread over NUMA nodes. */
+    if (!word || location[word] != ':' || !*number || number[strspn(number, "0123456789")] ||
+        !strncmp(location, "cpu:", 4) || !strcmp(location, node))
         return FERRY_MEM_HOST;
     return FERRY_MEM_DEVICE;
 }

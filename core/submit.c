@@ -175,7 +175,8 @@ static ferry_status remote_range(struct plan *plan, struct group *group,
 /* Of the buffer that was found last. */
 static uint32_t remote_kind(const struct group *group)
 {
-    return fy_location_kind(group->view->doc->buffers[group->hint].location);
+    return fy_location_kind(group->view->doc->buffers[group->hint].location,
+                            group->view->doc->name);
 }
 
 static ferry_status resolve(struct plan *plan, size_t i, size_t *at)

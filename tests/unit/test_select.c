@@ -95,6 +95,19 @@ static double number_in(const cJSON *object, const char *member)
     return cJSON_GetNumberValue(cJSON_GetObjectItem(object, member));
 }
 
+static void a_nodes_own_name_is_no_device(void **state)
+{
+    static const char *const host[] = {
+        "*",    "cpu:0",        "127.0.0.1:15211",   "[fd00::1]:15211", "node:15211",
+        "node", "node-a:15211", "segments:4096:0,1", "cuda:",           "cuda"};
+    static const char *const device[] = {"cuda:0", "npu:12"};
+
+    for (size_t i = 0; i < sizeof(host) / sizeof(host[0]); i++)
+        assert_int_equal(fy_location_kind(host[i], "node:15211"), FERRY_MEM_HOST);
+    for (size_t i = 0; i < sizeof(device) / sizeof(device[0]); i++)
+        assert_int_equal(fy_location_kind(device[i], "node:15211"), FERRY_MEM_DEVICE);
+}
+
 static void the_first_of_the_list_carries(void **state)
 {
     struct pair pair;
@@ -410,6 +423,7 @@ static void what_is_slow_is_left(void **state)
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(a_nodes_own_name_is_no_device),
         cmocka_unit_test(the_first_of_the_list_carries),
         cmocka_unit_test(a_named_one_never_becomes_another),
         cmocka_unit_test(a_pair_that_does_not_connect_is_passed_over),
