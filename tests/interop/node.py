@@ -8,6 +8,7 @@ import json
 import mmap
 import os
 import random
+import signal
 import sys
 import threading
 import time
@@ -94,6 +95,8 @@ class Node:
 
 
 def main():
+    if os.environ.get("NODE_SIGPIPE") != "ignored":
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # as in programs that are not Python's
     out = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # whatever libraries print
     node = Node()

@@ -5,9 +5,12 @@ Every version that installs, as initiator and as target: READ and WRITE, batches
 to 64 MiB, hashed with what lies between the pieces; notifications, probes, and what is refused.
 """
 
+import contextlib
 import functools
 import hashlib
+import os
 import random
+import socket
 import time
 import unittest
 
@@ -18,6 +21,8 @@ MIB = 1 << 20
 # bytes a piece, pieces, distance of one piece to the next
 SHAPES = ((1, 1, 1), (4097, 1, 4097), (MIB, 1, MIB), (64 * MIB, 1, 64 * MIB), (1, 128, 3), (65536, 128, 65536),
           (200, 5000, 203), (4096, 5000, 4160))
+IDLE = float(os.environ.get("TCP_IDLE", "2"))  # seconds that pooled connections are left alone
+POOL = {"MC_TCP_ENABLE_CONNECTION_POOL": "1"}
 GUARD = 4096  # looked at behind the last piece
 ENVIRONMENTS = interop.environments()
 
@@ -36,11 +41,11 @@ def wanted(seed, size, count, stride):
 class Pair:
     """An initiator and a target, one of them Ferry's, with 64 MiB and a guard each."""
 
-    def __init__(self, version, ferry_is_initiator):
+    def __init__(self, version, ferry_is_initiator, **env):
         python = ENVIRONMENTS[version]
         kinds = (FERRY, version) if ferry_is_initiator else (version, FERRY)
-        self.initiator = Node(kinds[0], python if kinds[0] != FERRY else None, "initiator")
-        self.target = Node(kinds[1], python if kinds[1] != FERRY else None, "target")
+        self.initiator = Node(kinds[0], python if kinds[0] != FERRY else None, "initiator", **env)
+        self.target = Node(kinds[1], python if kinds[1] != FERRY else None, "target", **env)
 
     def __enter__(self):
         for node in (self.initiator, self.target):
@@ -50,6 +55,19 @@ class Pair:
     def __exit__(self, *exc):
         self.initiator.__exit__()
         self.target.__exit__()
+
+
+def connections_of(pid):
+    """Its sockets that are connected."""
+    with open(f"/proc/{pid}/net/tcp") as four, open(f"/proc/{pid}/net/tcp6") as six:
+        connected = {line.split()[9] for line in [*four, *six] if line.split()[3] == "01"}
+    mine = set()
+    for fd in os.listdir(f"/proc/{pid}/fd"):
+        with contextlib.suppress(OSError):
+            mine.add(os.readlink(f"/proc/{pid}/fd/{fd}"))
+    found = {inode for inode in connected if f"socket:[{inode}]" in mine}
+    assert found, "a pool without connections"
+    return found
 
 
 def both_ways(least="0"):
@@ -118,6 +136,8 @@ class Tcp(unittest.TestCase):
                 for addr in (4096, target.addr - 4096, target.addr + target.nbytes - 100):
                     for op in ("write", "read"):
                         self.assertNotEqual(initiator.result("batch", op, target.name, addr, 4096, 1, 1), 0)
+                # So long that a reset overtakes the word that refuses it.
+                self.assertNotEqual(initiator.result("batch", "write", target.name, 4096, 16 * MIB, 1, 1), 0)
                 self.move(initiator, target, "write", (4096, 128, 4096))  # and nothing is spoilt
                 # What the initiator's copy of the document still has, the target refuses.
                 target.ask("clear", 0, 8192)
@@ -140,6 +160,44 @@ class Tcp(unittest.TestCase):
                 initiator.ask("batch", "write", target.name, target.addr, 4096, 1, 1)
                 self.assertNotEqual(initiator.result("batch", "read", target.name, target.addr, 4096, 1, 1), 0)
                 self.assertEqual(target.result("sha", 0, 8192), hashlib.sha256(bytes(8192)).hexdigest())
+
+    def test_a_silent_client_of_the_control_channel(self):
+        """Mooncake serves one at a time: who stays silent keeps all others waiting, who give up in time, do
+        it no harm by that, and get through when it is gone. Ferry's is not impressed by twenty."""
+        for what, version, ours in both_ways():
+            if version not in (next(iter(ENVIRONMENTS)), list(ENVIRONMENTS)[-1]):
+                continue  # each takes its 10 s
+            # As Python does; without it Mooncake dies when it answers who has given up (docs/wire.md).
+            with self.subTest(what), Pair(version, ours, NODE_SIGPIPE="ignored") as (initiator, target), \
+                    contextlib.ExitStack() as silent:
+                for _ in range(1 if ours else 20):
+                    silent.enter_context(socket.create_connection(("127.0.0.1", int(target.name.rpartition(":")[2]))))
+                if ours:
+                    time.sleep(1.2)  # it looks for clients once a second
+                    begun = time.monotonic()
+                    found = initiator.result("call", "get_first_buffer_address", target.name)
+                    self.assertIn(found, (0, target.addr))  # 0.3.13 throws the silent one out after 5 s
+                    self.assertLess(time.monotonic() - begun, 15)
+                    silent.close()
+                self.move(initiator, target, "write", (4096, 16, 4096))
+
+    def test_pooled_connections_stay(self):
+        """Mooncake does not see that a pooled connection was closed, and fails the next transfer."""
+        for version in ENVIRONMENTS:
+            if number(version) < number("0.3.10"):
+                continue  # opens one for each request
+            with self.subTest(version), Node(version, ENVIRONMENTS[version], "initiator", **POOL) as initiator, \
+                    Node(FERRY, None, "target") as target:
+                for node in (initiator, target):
+                    node.open().memory(MIB + GUARD)
+                for op in ("write", "read"):
+                    self.move(initiator, target, op, (4096, 64, 4096))
+                before = connections_of(target.process.pid)
+                time.sleep(IDLE)
+                if IDLE < 50:  # 0.3.12 and older close them themselves after a minute
+                    self.assertEqual(connections_of(target.process.pid), before)
+                for op in ("write", "read"):
+                    self.move(initiator, target, op, (4096, 64, 4096))
 
     def test_first_buffer(self):
         for what, version, ours in both_ways():
