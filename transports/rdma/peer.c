@@ -5,6 +5,7 @@
  */
 #include "rdma.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -247,6 +248,29 @@ ferry_status rdma_peer_attach(struct ferry_peer *peer, struct ferry_queue *queue
     pthread_mutex_unlock(&queue->lock);
     pthread_mutex_unlock(&tp->lock);
     return status == FERRY_OK ? rdma_link_connect(link, timeout_ms) : status;
+}
+
+/* All of them, the first one first: others come up when there is much to send. Cut where they
+ * are many. */
+ferry_status rdma_rail_names(struct ferry_peer *peer, struct ferry_queue *queue, char *text,
+                             size_t len)
+{
+    struct rdma_link *link;
+    size_t used = 0;
+
+    if (len == 0)
+        return FERRY_EINVAL;
+    text[0] = '\0';
+    pthread_mutex_lock(&queue->lock);
+    link = peer->number < queue->n_links ? queue->links[peer->number] : NULL;
+    for (uint32_t i = 0; link && i < link->n_rails && used < len; i++) {
+        const struct rdma_rail *rail = &link->rail[i];
+        used += (size_t)snprintf(text + used, len - used, "%s%s-%s", used ? "," : "",
+                                 peer->tp->device[rail->local].name,
+                                 peer->remote.device[rail->remote].name);
+    }
+    pthread_mutex_unlock(&queue->lock);
+    return link ? FERRY_OK : FERRY_ENOENT;
 }
 
 void rdma_link_close(struct rdma_link *link)

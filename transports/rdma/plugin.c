@@ -30,6 +30,7 @@ static const struct ferry_transport_ops rdma_ops = {
     .queue_arm = rdma_queue_arm,
     .strerror_vendor = rdma_strerror,
     .on_connection = rdma_on_connection,
+    .rail = rdma_rail_names,
 };
 
 FERRY_TRANSPORT_PLUGIN("rdma", FERRY_VERSION, &rdma_ops);

@@ -323,6 +323,8 @@ ferry_status rdma_peer_open(struct ferry_tp *tp, const char *peer_name,
 ferry_status rdma_peer_attach(struct ferry_peer *peer, struct ferry_queue *queue,
                               uint32_t timeout_ms);
 void rdma_peer_close(struct ferry_peer *peer);
+ferry_status rdma_rail_names(struct ferry_peer *peer, struct ferry_queue *queue, char *text,
+                             size_t len);
 void rdma_link_close(struct rdma_link *link); /* it is on its peer's list no more */
 ferry_status rdma_rmem_open(struct ferry_peer *peer, uint64_t remote_addr, uint64_t len,
                             const struct ferry_kvs *attrs, struct ferry_rmem **rmem_out);
