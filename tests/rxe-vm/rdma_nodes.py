@@ -13,6 +13,8 @@ Ferry's rails to Mooncake need 0.3.11 or newer there: older ones look our NIC pa
 import json
 import os
 import pathlib
+import socket
+import struct
 import subprocess
 import sys
 import tempfile
@@ -129,6 +131,49 @@ class Operator(MainJob):
         self.assertRegex(self.about("rxe2"), r"^OK .* fd:00:00:77:.* \(RoCE v2, IPv6: there is no IPv4\)")
         sh("ip addr add 10.78.0.1/24 dev third")
         self.assertRegex(self.about("rxe2"), r":0a:4e:00:01 \(RoCE v2, IPv4\)")
+
+    def test_bad_connection_messages(self):
+        """What a stranger sends to the control port is refused in words, and harms nobody."""
+        config = self.config("rxe0")
+        name = json.loads(pathlib.Path(config).read_text())["decode_url"]
+        decode = self.tool("decode", "-c", config, "--memory", "1m", "--wait", "60")
+        port = int(name.rpartition(":")[2])
+        servers.wait_for("decode", lambda: servers.accepts(port))
+
+        def ask(body, typed=True):
+            body = body.encode() + b"\n"
+            with socket.create_connection(("127.0.0.1", port), 20) as stream:
+                stream.sendall(struct.pack("<Q", len(body) + typed) + b"\0" * typed + body)
+                reply = b""
+                while chunk := stream.recv(65536):
+                    reply += chunk
+            return json.loads(reply[8 + typed:])
+
+        gid = "00:00:00:00:00:00:00:00:00:00:ff:ff:0a:4d:00:02"
+        good = {"local_nic_path": "stranger@rxe1", "peer_nic_path": f"{name}@rxe0", "qp_num": [17, 18],
+                "local_gid": gid, "local_lid": 0, "reply_msg": ""}
+        for change, words in (({"peer_nic_path": f"{name}@mlx5_9"}, f"no device in use here: {name}@mlx5_9"),
+                              ({"peer_nic_path": ""}, "no device in use here"), ({"local_gid": ""}, "has no GID"),
+                              ({"local_gid": "fe80::1"}, "local_gid is no GID"), ({"qp_num": []}, "queue pairs"),
+                              ({"qp_num": [-1]}, "queue pair numbers"), ({"qp_num": list(range(17))}, "too many"),
+                              ({"local_nic_path": 5}, "no string"), ({"local_nic_path": "x" * 400}, "of that length"),
+                              ({"ready_ack": True}, "ready_ack for queue pairs that are not connected")):
+            answer = ask(json.dumps({**good, **change}))
+            self.assertIn(words, answer["reply_msg"])
+            self.assertEqual(answer["qp_num"], [])
+        for body in ("[]", "{", '"x"', "null", "[" * 2000):
+            self.assertNotEqual(ask(body)["reply_msg"], "", body)
+        first = ask(json.dumps(good))
+        self.assertEqual((first["reply_msg"], len(first["qp_num"]), first["local_nic_path"], first["peer_nic_path"]),
+                         ("", 2, f"{name}@rxe0", "stranger@rxe1"))
+        self.assertNotIn("ready_ack", first)
+        self.assertEqual(ask(json.dumps(good), typed=False)["qp_num"], first["qp_num"])  # the same question again
+        self.assertEqual(ask(json.dumps({**good, "ready_ack": True})), {**first, "qp_num": []})
+        other = ask(json.dumps({**good, "qp_num": [19, 20]}))["qp_num"]  # it restarted
+        self.assertFalse(set(other) & set(first["qp_num"]))
+        self.assertIsNone(decode.poll())
+        decode.terminate()
+        decode.communicate(timeout=30)
 
     def test_locked_memory(self):
         subprocess.run("chmod 666 /dev/infiniband/*", shell=True, check=True)
