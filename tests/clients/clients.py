@@ -17,6 +17,7 @@ import os
 import pathlib
 import subprocess
 import sys
+import time
 import urllib.error
 import urllib.request
 import zipfile
@@ -149,6 +150,19 @@ def line(process):
 
 def tail(process):
     return process.log.read_text(errors="replace")[-3000:]
+
+
+def wait(processes, seconds=120):
+    """Until all have ended or one has failed, without which the others would wait."""
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        states = [process.poll() for process in processes]
+        if any(states) or None not in states:
+            for process, state in zip(processes, states):
+                if state:
+                    finish(process)
+            return
+        time.sleep(0.05)
 
 
 def finish(process, seconds=120):

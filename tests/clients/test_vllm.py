@@ -50,6 +50,7 @@ class Vllm(unittest.TestCase):
                 nodes.append(clients.start(PYTHON, [str(clients.HERE / "vllm_node.py"), str(rank), str(large)],
                                            f"{label}-{rank}", [FOLDERS[version]], MOONCAKE_CONFIG_PATH=file.name, **pins))
                 self.addCleanup(clients.end, nodes[-1])
+            clients.wait(nodes)
             for node in nodes:
                 said = clients.finish(node).splitlines()
                 self.assertEqual(said[0], str(clients.ROOT / "compat/mooncake/engine.py"))
