@@ -4,17 +4,35 @@
 usage: check.py WHEEL...; the interpreter is one that has them installed, and nothing of the tree.
 """
 
+import ctypes
 import importlib.metadata
 import os
+import pathlib
 import re
 import subprocess
 import sys
+import tempfile
 import zipfile
 
-PLUGINS = {"ferry_transport_tcp.so", "ferry_transport_loop.so", "ferry_metadata_p2p.so", "ferry_metadata_http.so",
-           "ferry_metadata_etcd.so", "ferry_metadata_redis.so"}
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+PLUGINS = {f"ferry_{kind}_{path.parent.name}.so" for folder, kind in (("transports", "transport"), ("metadata_plugins", "metadata"))
+           for path in (ROOT / folder).glob("*/plugin.c")}
 # Libraries that only machines with such devices have. A transport that wants one loads it itself.
 FOREIGN = re.compile(r"lib(ibverbs|rdmacm|fabric|cuda|cudart|nvidia)")
+# Runs a command where the system has none of them: the folder of libraries, less these.
+BARE = r"""
+set -e
+lib=/usr/lib/$(uname -m)-linux-gnu; shown=$1; shift
+mount -t tmpfs none "$shown"
+mkdir "$shown/all" "$shown/bare"
+mount --rbind "$lib" "$shown/all"
+for path in "$shown"/all/*; do
+    name=${path##*/}
+    case $name in libibverbs*|librdmacm*|libfabric*|libcuda*|libnvidia*) ;; *) ln -s "$path" "$shown/bare/$name" ;; esac
+done
+mount --bind "$shown/bare" "$lib"
+exec "$@"
+"""
 
 
 def check(condition, what):
@@ -25,6 +43,30 @@ def check(condition, what):
 def needed(path):
     out = subprocess.run(["readelf", "-d", path], capture_output=True, text=True, check=True).stdout
     return re.findall(r"\(NEEDED\).*\[(.*)\]", out)
+
+
+def transfers():
+    """TCP, between two engines of this process."""
+    import ferry
+    with ferry.Engine("127.0.0.1", protocol="tcp") as one, ferry.Engine("127.0.0.1", protocol="tcp") as two:
+        here, there = one.register(bytearray(b"from a wheel")), two.alloc(64)
+        one.open(two.name).write(here, there.addr)
+        check(bytes(there.view[:12]) == b"from a wheel", "wrong bytes")
+
+
+def bare():
+    """On a machine without such libraries every plugin is read, or says in words what it lacks."""
+    import ferry
+    for name in ("libibverbs.so.1", "librdmacm.so.1", "libfabric.so.1", "libcuda.so.1"):
+        try:
+            ctypes.CDLL(name)
+        except OSError:
+            continue
+        sys.exit(f"{name} is there")
+    transfers()
+    for line in subprocess.run([os.path.join(os.path.dirname(sys.executable), "ferry"), "plugins"], check=True,
+                               capture_output=True, text=True, timeout=60).stdout.splitlines():
+        print("  " + line)
 
 
 def main(wheels):
@@ -49,10 +91,16 @@ def main(wheels):
           "mooncake-transfer-engine's version does not say that it is Ferry's")
     found = str(ferry.plugins())
     check(all(name in found for name in ("tcp", "p2p", "http", "etcd", "redis")), f"plugins found: {found}")
-    with ferry.Engine("127.0.0.1", protocol="tcp") as one, ferry.Engine("127.0.0.1", protocol="tcp") as two:
-        here, there = one.register(bytearray(b"from a wheel")), two.alloc(64)
-        one.open(two.name).write(here, there.addr)
-        check(bytes(there.view[:12]) == b"from a wheel", "wrong bytes")
+    transfers()
+    with tempfile.TemporaryDirectory() as shown:
+        flags = "-m" if os.geteuid() == 0 else "-rm"
+        if subprocess.run(["unshare", flags, "true"], capture_output=True).returncode:
+            print("not run: without libibverbs, libfabric, CUDA: this machine allows no mount namespace")
+        else:
+            done = subprocess.run(["unshare", flags, "sh", "-c", BARE, "sh", shown, sys.executable, __file__, "--bare"],
+                                  capture_output=True, text=True, timeout=120)
+            check(done.returncode == 0, f"without libibverbs, libfabric, CUDA: {done.stdout}{done.stderr}")
+            print(done.stdout, end="")
     for command in (["ferry", "--help"], ["transfer_engine_topology_dump"], ["transfer_engine_bench", "--help"],
                     ["mooncake_http_metadata_server", "--help"]):
         command[0] = os.path.join(os.path.dirname(sys.executable), command[0])
@@ -61,4 +109,7 @@ def main(wheels):
     print(f"{os.path.basename(native)} and {os.path.basename(compat)}: complete")
 
 
-main(sys.argv[1:])
+if sys.argv[1:] == ["--bare"]:
+    bare()
+else:
+    main(sys.argv[1:])
