@@ -17,7 +17,7 @@ UNITS = {"k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
 DEFAULTS = {"MC_TCP_MAX_QUEUED_TRANSFERS_PER_PEER": None}  # which interop.py sets
 POOL = {"MC_TCP_ENABLE_CONNECTION_POOL": "1"}
 FILLED = 64 << 20  # bytes that Python's generator makes at once
-LONG = 4 << 30  # bytes: rows whose batches move more at once are measured in one turn
+LONG = 2 << 30  # bytes: rows whose batches move more at once are measured in one turn
 LONGEST = 64 << 30  # and those beyond this not at all, but for --all
 ONE_CALL = 300.0  # seconds
 
@@ -97,7 +97,7 @@ def main():
     parser.add_argument("--size", type=numbers, default=numbers("4k,64k,1m,16m"))
     parser.add_argument("--batch", type=numbers, default=numbers("1,128,2048"))
     parser.add_argument("--threads", type=numbers, default=numbers("1,8"))
-    parser.add_argument("--seconds", type=float, default=0.3, help="of one run (%(default)s)")
+    parser.add_argument("--seconds", type=float, default=0.25, help="of one run (%(default)s)")
     parser.add_argument("--reps", type=int, default=3, help="turns of each row (%(default)s)")
     parser.add_argument("--region", type=number, default=number("256m"), help="memory of each process (256m)")
     parser.add_argument("--all", action="store_true", help="also rows that move more than 64 GiB at once")
