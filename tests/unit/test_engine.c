@@ -45,6 +45,54 @@ static void writes_and_reads(void **state)
     pair_close(&pair);
 }
 
+static ferry_status on_connection(struct ferry_tp *tp, const void *req, size_t req_len,
+                                  struct ferry_buf_sink *reply)
+{
+    if (req_len == 2 && !memcmp(req, "{}", 2)) /* a transport that fails */
+        return FERRY_EINVAL;
+    assert_ok(reply->append(reply, "{\"heard\":", 9));
+    assert_ok(reply->append(reply, req, req_len));
+    return reply->append(reply, "}", 1);
+}
+
+/* Mooncake's Connection message goes to the primary transport, and the body is not touched. */
+static void connection_messages_are_carried(void **state)
+{
+    struct pair pair;
+    struct fy_transport *from, *to;
+    struct ferry_transport_ops ops;
+    const struct ferry_transport_ops *own;
+    const char *name;
+    struct fy_buf reply;
+
+    set_up(&pair);
+    from = pair.a->transports[0];
+    to = pair.b->transports[0];
+    name = ferry_engine_name(pair.b);
+    own = to->ops;
+    fy_buf_init(&reply, 0);
+    assert_ok(from->host.pub.peer_connection(&from->host.pub, name, "{\"x\":1}", 7, 5000,
+                                             &reply.sink));
+    assert_string_equal(reply.data, "null"); /* it takes none */
+    fy_buf_fini(&reply);
+    ops = *own;
+    ops.on_connection = on_connection;
+    to->ops = &ops;
+    assert_ok(from->host.pub.peer_connection(&from->host.pub, name, "{\"x\":1}", 7, 5000,
+                                             &reply.sink));
+    assert_string_equal(reply.data, "{\"heard\":{\"x\":1}}");
+    fy_buf_fini(&reply);
+    assert_ok(
+        from->host.pub.peer_connection(&from->host.pub, name, "{}", 2, 5000, &reply.sink));
+    assert_string_equal(reply.data, "null");
+    fy_buf_fini(&reply);
+    assert_int_equal(from->host.pub.peer_connection(&from->host.pub, "127.0.0.1:9", "{}", 2,
+                                                    1000, &reply.sink),
+                     FERRY_EUNREACH);
+    to->ops = own;
+    pair_close(&pair);
+}
+
 static void many_small_requests_in_one_batch(void **state)
 {
     enum { N = 100000, SIZE = 64 };
@@ -357,6 +405,7 @@ int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(writes_and_reads),
+        cmocka_unit_test(connection_messages_are_carried),
         cmocka_unit_test(many_small_requests_in_one_batch),
         cmocka_unit_test(reads_and_writes_mixed),
         cmocka_unit_test(refuses_what_is_not_registered),
