@@ -70,7 +70,7 @@ class MainJob(unittest.TestCase):
         file = self.config(devices)
         report = pathlib.Path(self.dir.name) / "decode.json"
         decode = self.tool("decode", "-c", file, "--memory", "64m", "--json", str(report), **env)
-        prefill = self.tool("prefill", "-c", file, "--memory", "64m", "--synthetic", "4", "--model", "qwen2.5-0.5b")
+        prefill = self.tool("prefill", "-c", file, "--memory", "64m", "--synthetic", "2", "--model", "qwen2.5-0.5b")
         said = prefill.communicate(timeout=240)[0]
         heard = decode.communicate(timeout=60)[0]
         self.assertEqual((prefill.returncode, decode.returncode), (0, 0), said + heard)
@@ -82,8 +82,8 @@ class MainJob(unittest.TestCase):
             with self.subTest(devices):
                 began = time.monotonic()
                 report, said = self.job(devices, **env)
-                self.assertEqual((report["requests"], report["blocks_bad"]), (4, 0), said)
-                self.assertGreater(report["blocks_verified"], 100)
+                self.assertEqual((report["requests"], report["blocks_bad"]), (2, 0), said)
+                self.assertGreater(report["blocks_verified"], 50)
                 print(f"main job, {devices}: {report['blocks_verified']} blocks, {report['bytes']} bytes in "
                       f"{report['wall_s']:.1f} s, with everything {time.monotonic() - began:.1f} s", flush=True)
 
@@ -173,7 +173,7 @@ class Operator(MainJob):
         self.assertFalse(set(other) & set(first["qp_num"]))
         self.assertIsNone(decode.poll())
         decode.terminate()
-        decode.communicate(timeout=30)
+        self.assertNotIn("Sanitizer", decode.communicate(timeout=30)[0])
 
     def test_locked_memory(self):
         subprocess.run("chmod 666 /dev/infiniband/*", shell=True, check=True)
@@ -212,10 +212,10 @@ class Upstream(unittest.TestCase):
     def setUp(self):
         self.nodes = []
 
-    def node(self, kind, devices, name, uri):
+    def node(self, kind, devices, name, uri, **env):
         python = None if kind == FERRY else interop.environment(kind)
         node = Node(kind, python, f"rdma-{name}-{time.monotonic_ns()}", MC_FORCE_TCP=None, MC_GID_INDEX="1",
-                    MC_TCP_BIND_ADDRESS="127.0.0.1", GLOG_v="0")
+                    MC_TCP_BIND_ADDRESS="127.0.0.1", **env)
         self.nodes.append(node)
         self.addCleanup(node.__exit__)
         return node.open(name if uri != "P2PHANDSHAKE" else "127.0.0.1", uri, "rdma", devices).memory(4 * MIB)
@@ -288,6 +288,17 @@ class Upstream(unittest.TestCase):
                         print(f"{version}, {uri}, {devices}: {time.monotonic() - began:.1f} s", flush=True)
                         for node in (ferry, upstream):
                             node.kill()
+
+    @unittest.skipUnless(LONG, "only with FERRY_RDMA_LONG=1")
+    def test_queue_pair_counts(self):
+        """Both sides must want as many; who does not is told where to say so."""
+        version = VERSIONS[0]
+        upstream = self.node(version, "rxe1", "", "P2PHANDSHAKE", MC_NUM_QP_PER_EP="4")
+        ferry = self.node(FERRY, "rxe0", "", "P2PHANDSHAKE", MC_NUM_QP_PER_EP="4")
+        self.each("four", (ferry, upstream), (upstream, ferry))
+        other = self.node(FERRY, "rxe0", "", "P2PHANDSHAKE")
+        self.assertNotEqual(other.result("batch", "write", upstream.name, upstream.addr, 8, 1, 8), 0)
+        self.assertIn("ferry.rdma.qp_per_peer", other.log.read_text())
 
     def tearDown(self):
         failures = self._outcome.result.failures + self._outcome.result.errors

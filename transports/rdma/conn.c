@@ -236,8 +236,11 @@ static ferry_status ask(const struct rdma_rail *rail, const struct rdma_hello *h
     if (answer_out->reply_msg[0]) {
         status =
             answer_out->ferry && answer_out->status < 0 ? answer_out->status : FERRY_EUNREACH;
-        RDMA_LOG(tp->host, hello->bye ? FERRY_LOG_DEBUG : FERRY_LOG_WARN, "%s refuses: %.200s",
-                 hello->peer_nic_path, answer_out->reply_msg);
+        RDMA_LOG(tp->host, hello->bye ? FERRY_LOG_DEBUG : FERRY_LOG_WARN,
+                 "%s refuses: %.200s%s", hello->peer_nic_path, answer_out->reply_msg,
+                 strstr(answer_out->reply_msg, "QP count")
+                     ? " (ferry.rdma.qp_per_peer here, MC_NUM_QP_PER_EP there)"
+                     : "");
     }
     return status;
 }
