@@ -110,7 +110,7 @@ static bool open_engine(struct bench_side *side, int i, bool target)
         .name = i == 0 ? setup->name : setup->second_name,
         .bind = setup->bind,
         .metadata_server = setup->metadata_server,
-        .protocol = setup->protocol,
+        .protocol = setup->protocol[i],
         .device_name = setup->device,
         .config_json = config,
         .log = on_log,
@@ -509,6 +509,8 @@ void bench_measure(struct bench_side *side, const struct bench_effort *effort,
     for (int e = 0; e < side->setup.n_engines; e++)
         summarise(&series[1 + e], effort->raw ? &series[0] : NULL, effort->reps,
                   &row->ferry[e]);
+    for (int e = 0; e < side->setup.n_engines; e++)
+        row->first_to[e] = median_of_ratios(series[1].GBps, series[1 + e].GBps, effort->reps);
     if (effort->raw)
         summarise(&series[0], NULL, effort->reps, &row->raw);
 }

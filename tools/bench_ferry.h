@@ -8,12 +8,12 @@
 
 /* Ferry's two ends of a benchmark, with the raw reference beside them on the same memory. */
 
-#define BENCH_ENGINES 2 /* Ferry, and Ferry configured otherwise */
+#define BENCH_ENGINES 5 /* Ferry, and Ferry configured otherwise */
 #define BENCH_REPS    31
 
 struct bench_setup {
-    const char *name, *second_name, *bind, *metadata_server, *protocol, *device, *congestion;
-    const char *config_json[BENCH_ENGINES];
+    const char *name, *second_name, *bind, *metadata_server, *device, *congestion;
+    const char *config_json[BENCH_ENGINES], *protocol[BENCH_ENGINES];
     int n_engines, log_level;
     bool spin, huge, pin, verify;
     uint64_t region_len;
@@ -47,6 +47,7 @@ struct bench_row {
     struct bench_spec spec;
     uint64_t region;
     struct bench_numbers raw, ferry[BENCH_ENGINES];
+    double first_to[BENCH_ENGINES]; /* the first engine's rate over this one's, turn by turn */
     bool verified;
     char error[300]; /* "" = measured */
 };

@@ -23,11 +23,14 @@ enum { MOST_VALUES = 16, MOST_ROWS = 2048 };
 
 struct bench_options {
     const char *peer, *name, *bind, *metadata_server, *protocol, *device, *config_json,
-        *against;
+        *against, *choices;
     const char *op, *size, *batch, *threads, *wait, *congestion, *json, *plot;
     bool local, hot, cold, verify, no_raw, no_pin, huge, latency;
     uint64_t stride, duration_ms, bytes, reps, memory, cold_len, timeout_ms;
     int log_level;
+    /* Of --choices, once it is read. */
+    char choice[BENCH_ENGINES - 1][24];
+    int n_choices;
 };
 
 struct plan {
@@ -131,8 +134,33 @@ static bool make_plan(const struct command *self, const struct bench_options *o,
 
 /* ---- showing ---- */
 
+static const char *choice_heads(const struct bench_options *o, char *text, size_t room)
+{
+    size_t len = 0;
+
+    text[0] = 0;
+    for (int i = 0; i < o->n_choices && len < room; i++)
+        len += (size_t)snprintf(text + len, room - len, "%s%8s", i ? "" : " |", o->choice[i]);
+    if (o->n_choices && len < room)
+        snprintf(text + len, room - len, "  auto/best");
+    return text;
+}
+
+/* The choice made by itself over the best single one, turn by turn. */
+static double over_best(const struct bench_options *o, const struct bench_row *row)
+{
+    double least = row->first_to[1];
+
+    for (int i = 2; i <= o->n_choices; i++)
+        if (row->first_to[i] < least)
+            least = row->first_to[i];
+    return least;
+}
+
 static void head(const struct bench_options *o)
 {
+    char heads[32 + BENCH_ENGINES * 24];
+
     if (o->latency)
         printf("%-5s %5s %-5s %-4s | %8s %8s %8s %8s | %8s %6s | %6s\n", "OP", "SIZE", "WAIT",
                "MEM", "p50 us", "p90", "p99", "p99.9", "raw p50", "ratio", "GB/s");
@@ -140,7 +168,7 @@ static void head(const struct bench_options *o)
         printf("%-5s %5s x %-5s %3s %-5s %-4s | %7s %7s %6s | %9s %9s %9s | %6s %6s | %7s%s\n",
                "OP", "SIZE", "BATCH", "THR", "WAIT", "MEM", "GB/s", "raw", "ratio", "p50 us",
                "p99 us", "raw p50", "s/GiB", "ratio", "RSS MiB",
-               o->against ? " |   other   o/f" : "");
+               o->against ? " |   other   o/f" : choice_heads(o, heads, sizeof(heads)));
     fflush(stdout);
 }
 
@@ -173,6 +201,10 @@ static void show(const struct bench_options *o, const struct bench_row *row)
                f->rss_beyond[0], f->rss_beyond[1]);
         if (o->against)
             printf(" | %7.3f %5.2f", row->ferry[1].GBps, over(row->ferry[1].GBps, f->GBps));
+        for (int i = 1; i <= o->n_choices; i++)
+            printf("%s%8.3f", i == 1 ? " |" : "", row->ferry[i].GBps);
+        if (o->n_choices)
+            printf("  %9.2f", over_best(o, row));
         printf("%s\n", row->verified ? "  verified" : "");
     }
     fflush(stdout);
@@ -223,6 +255,10 @@ static cJSON *as_json(const struct bench_options *o, const struct plan *plan,
             add_numbers(item, "raw", &row->raw, true);
         if (o->against)
             add_numbers(item, "other", &row->ferry[1], false);
+        for (int c = 1; c <= o->n_choices; c++)
+            add_numbers(item, o->choice[c - 1], &row->ferry[c], false);
+        if (o->n_choices)
+            cJSON_AddNumberToObject(item, "auto_over_best", over_best(o, row));
     }
     return json;
 }
@@ -272,12 +308,12 @@ static void describe(const struct bench_options *o, struct bench_side *side, cJS
 
 static struct bench_setup setup_of(const struct bench_options *o, bool spin, uint64_t region)
 {
-    return (struct bench_setup){.name = o->name,
+    struct bench_setup setup = {.name = o->name,
                                 .bind = o->bind,
                                 .metadata_server = o->metadata_server,
-                                .protocol = o->protocol,
                                 .device = o->device,
                                 .congestion = o->congestion,
+                                .protocol = {o->protocol, o->protocol},
                                 .config_json = {o->config_json, o->against},
                                 .n_engines = o->against ? 2 : 1,
                                 .log_level = o->log_level,
@@ -287,6 +323,14 @@ static struct bench_setup setup_of(const struct bench_options *o, bool spin, uin
                                 .verify = o->verify,
                                 .region_len = region,
                                 .timeout_ms = o->timeout_ms};
+
+    for (int i = 0; i < o->n_choices; i++) { /* the first one chooses by itself */
+        setup.protocol[i + 1] = o->choice[i];
+        setup.config_json[i + 1] = o->config_json;
+    }
+    if (o->n_choices)
+        setup.n_engines = 1 + o->n_choices;
+    return setup;
 }
 
 static int initiate(const struct bench_options *o, struct plan *plan, bool spin,
@@ -326,7 +370,7 @@ static int initiate(const struct bench_options *o, struct plan *plan, bool spin,
 static void be_local_target(const struct bench_setup *setup, int names)
 {
     struct bench_side *side;
-    char text[700] = "";
+    char text[BENCH_ENGINES * 300] = "";
     int status = EXIT_LOST;
 
     prctl(PR_SET_PDEATHSIG, SIGTERM);
@@ -345,9 +389,9 @@ static void be_local_target(const struct bench_setup *setup, int names)
 }
 
 /* Reads "name\nname\n" until the other end is closed. */
-static bool read_names(int fd, int n, char names[2][300])
+static bool read_names(int fd, int n, char names[BENCH_ENGINES][300])
 {
-    char text[700];
+    char text[BENCH_ENGINES * 300];
     size_t len = 0;
     ssize_t got;
     char *at = text;
@@ -373,11 +417,13 @@ static bool read_names(int fd, int n, char names[2][300])
 static int both(const struct bench_options *o, struct plan *plan, bool spin, cJSON *about)
 {
     struct bench_setup setup = setup_of(o, spin, plan->region_len);
-    char names[2][300];
-    const char *peers[2] = {names[0], names[1]};
+    char names[BENCH_ENGINES][300];
+    const char *peers[BENCH_ENGINES];
     int fds[2], status = EXIT_LOST, ended = 0;
     pid_t child;
 
+    for (int i = 0; i < BENCH_ENGINES; i++)
+        peers[i] = names[i];
     setup.name = setup.second_name = "127.0.0.1:0";
     setup.bind = "127.0.0.1";
     if (pipe(fds) != 0 || (child = fork()) < 0) {
@@ -408,15 +454,18 @@ static int both(const struct bench_options *o, struct plan *plan, bool spin, cJS
 static int be_target(const struct bench_options *o, bool spin)
 {
     struct bench_setup setup = setup_of(o, spin, o->memory);
+    char names[BENCH_ENGINES * 300] = "";
     struct bench_side *side;
     bool good;
 
     if (!bench_side_open(&setup, true, &side))
         return EXIT_LOST;
-    printf("target      %s%s%s waits for 'ferry bench initiator --peer %s%s%s'\n",
-           bench_side_name(side, 0), o->against ? "," : "",
-           o->against ? bench_side_name(side, 1) : "", bench_side_name(side, 0),
-           o->against ? "," : "", o->against ? bench_side_name(side, 1) : "");
+    for (int i = 0; i < setup.n_engines; i++) {
+        size_t len = strlen(names);
+        snprintf(names + len, sizeof(names) - len, "%s%s", i ? "," : "",
+                 bench_side_name(side, i));
+    }
+    printf("target      %s waits for 'ferry bench initiator --peer %s'\n", names, names);
     fflush(stdout);
     good = bench_serve(side, &stop);
     bench_side_close(side);
@@ -427,12 +476,20 @@ static int be_initiator(const struct bench_options *o, struct plan *plan, bool s
                         cJSON *about)
 {
     struct bench_setup setup = setup_of(o, spin, plan->region_len);
-    char names[2][300];
-    const char *peers[2] = {names[0], names[1]};
-    size_t comma = strcspn(o->peer, ",");
+    char names[BENCH_ENGINES * 300];
+    const char *peers[BENCH_ENGINES];
+    char *save = NULL;
+    int n = 0;
 
-    snprintf(names[0], sizeof(names[0]), "%.*s", (int)comma, o->peer);
-    snprintf(names[1], sizeof(names[1]), "%s", o->peer[comma] ? o->peer + comma + 1 : "");
+    snprintf(names, sizeof(names), "%s", o->peer);
+    for (char *at = strtok_r(names, ",", &save); at && n < BENCH_ENGINES;
+         at = strtok_r(NULL, ",", &save))
+        peers[n++] = at;
+    if (n != setup.n_engines) {
+        fprintf(stderr, "ferry bench: --peer has %d names; the target printed %d\n", n,
+                setup.n_engines);
+        return EXIT_USAGE;
+    }
     return initiate(o, plan, spin, &setup, peers, about);
 }
 
@@ -441,9 +498,24 @@ static int worse(int a, int b)
     return a > b ? a : b;
 }
 
+static bool read_choices(struct bench_options *o)
+{
+    const char *at = o->choices;
+
+    for (o->n_choices = 0; *at; o->n_choices++) {
+        size_t len = strcspn(at, ",");
+        if (!len || len >= sizeof(o->choice[0]) || o->n_choices == BENCH_ENGINES - 1)
+            return false;
+        snprintf(o->choice[o->n_choices], sizeof(o->choice[0]), "%.*s", (int)len, at);
+        at += len + (at[len] == ',');
+    }
+    return o->n_choices > 0;
+}
+
 static int run(const struct command *self, const void *options, int argc, char **argv)
 {
-    const struct bench_options *o = options;
+    struct bench_options copy = *(const struct bench_options *)options;
+    const struct bench_options *o = &copy;
     const char *role = argc ? argv[0] : "";
     bool target = strcmp(role, "target") == 0, initiator = strcmp(role, "initiator") == 0;
     struct sigaction action = {.sa_handler = on_signal};
@@ -457,6 +529,11 @@ static int run(const struct command *self, const void *options, int argc, char *
         return args_usage_error(self, "initiator needs --peer NAME, which the target prints");
     if (initiator && o->against && !strchr(o->peer, ','))
         return args_usage_error(self, "--against needs --peer NAME,NAME");
+    if (o->choices && (o->against || o->protocol))
+        return args_usage_error(self, "--choices leaves no room for --against and --protocol");
+    if (o->choices && !read_choices(&copy))
+        return args_usage_error(self, "--choices: '%s' is not one to %d names", o->choices,
+                                BENCH_ENGINES - 1);
     if (!make_plan(self, o, target, &plan)) {
         free(plan.rows);
         return EXIT_USAGE;
@@ -537,6 +614,12 @@ static const struct opt opts[] = {
      .type = OPT_TEXT,
      .help = "measure Ferry with this configuration too, in the same turns",
      .offset = AT(against)},
+    {.name = "choices",
+     .meta = "NAMES",
+     .type = OPT_TEXT,
+     .help = "measure each of these transports alone too, beside the choice that Ferry makes "
+             "by itself, in the same turns",
+     .offset = AT(choices)},
     {.name = "op",
      .meta = "LIST",
      .type = OPT_TEXT,
@@ -682,6 +765,8 @@ static const struct example examples[] = {
      "one 4 KiB transfer at a time, with callers that spin and that sleep"},
     {"ferry bench --local --against '{\"tcp\":{\"engine\":\"epoll\"}}' --json rows.json",
      "the epoll engine beside the default, and the rows kept as JSON"},
+    {"ferry bench --local --choices shm,tcp --size 4k,64k,1m,64m --batch 1 --no-raw --cold",
+     "what is chosen by itself, beside each of the two alone"},
     {"ferry bench target --name 10.0.0.2:17000",
      "on one machine; 'ferry bench initiator --peer 10.0.0.2:17000' on the other"},
     {0},
