@@ -95,10 +95,24 @@ static ferry_status open_view(struct fy_segment *segment, unsigned t, struct fy_
     return status;
 }
 
+/* Of an incarnation that is gone, or of a document since when much may be different, nothing
+ * follows for the one of today. */
+static void report(struct fy_segment *segment, struct fy_view *view)
+{
+    if (atomic_exchange(&view->reported, true) || view->cause == FERRY_ESTALE ||
+        strcmp(view->doc->epoch, segment->doc->epoch) != 0)
+        return;
+    against(segment, view->transport->index, view->cause, false, view->cause_text);
+}
+
 /* May new work go over it? */
 static bool works(struct fy_segment *segment, unsigned t)
 {
     struct fy_path *path = &segment->paths[t];
+    struct fy_view *view = segment->views[t];
+
+    if (state_is(view, FY_VIEW_BROKEN))
+        report(segment, view); /* before those do who close it */
 
     if (!path->why)
         return true;
@@ -115,15 +129,11 @@ static bool works(struct fy_segment *segment, unsigned t)
 void fy_path_lost(struct fy_view *view)
 {
     struct fy_segment *segment = view->segment;
-    unsigned t = view->transport->index;
 
-    if (atomic_exchange(&view->reported, true) || view->cause == FERRY_ESTALE)
+    if (atomic_load(&view->reported))
         return;
     pthread_mutex_lock(&segment->lock);
-    /* Of an incarnation that is gone, or of a document since when much may be different,
-     * nothing follows for the one of today. */
-    if (!strcmp(view->doc->epoch, segment->doc->epoch))
-        against(segment, t, view->cause, false, view->cause_text);
+    report(segment, view);
     pthread_mutex_unlock(&segment->lock);
 }
 

@@ -9,6 +9,8 @@
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdbool.h>
+#include <sys/socket.h>
+#include <sys/un.h>
 #include <unistd.h>
 
 #include "engine.h"
@@ -226,7 +228,7 @@ static void *keep_writing(void *arg)
     struct pair *pair = load->pair;
     char *mine = pair->ours + load->id * SLOT, *there = pair->theirs + load->id * SLOT;
 
-    for (unsigned round = 1; !atomic_load(load->stop); round++) {
+    for (unsigned round = 1; round == 1 || !atomic_load(load->stop); round++) {
         struct ferry_request requests[PIECES];
         uint64_t sent;
 
@@ -306,6 +308,127 @@ static void returns_to_the_preferred_one(void **state)
     run_load(&pair, 200);
     assert_string_equal(carrier(&pair, NULL), "fault");
     pair_close(&pair);
+}
+
+/* ---- several transports on one host ---- */
+
+/* false: this build or this machine does not have it. */
+static bool have(const char *protocol)
+{
+    struct ferry_options options = {
+        .size = sizeof(options), .name = "127.0.0.1", .protocol = protocol};
+    struct ferry_engine *engine;
+
+    if (ferry_engine_open(&options, &engine)) {
+        print_message("not run: %s: %s\n", protocol, ferry_error());
+        return false;
+    }
+    ferry_engine_close(engine, 0);
+    return true;
+}
+
+/* Cuts every connection that this process has to an abstract name: those over shared memory. */
+static unsigned cut_abstract_sockets(void)
+{
+    unsigned n = 0;
+
+    for (int fd = 3; fd < 1024; fd++) {
+        struct sockaddr_un ours = {0}, theirs = {0};
+        socklen_t len = sizeof(ours), their_len = sizeof(theirs);
+
+        if (getsockname(fd, (struct sockaddr *)&ours, &len) || ours.sun_family != AF_UNIX ||
+            getpeername(fd, (struct sockaddr *)&theirs, &their_len))
+            continue;
+        if ((len > sizeof(sa_family_t) && !ours.sun_path[0]) ||
+            (their_len > sizeof(sa_family_t) && !theirs.sun_path[0]))
+            n += !shutdown(fd, SHUT_RDWR);
+    }
+    return n;
+}
+
+static void shared_memory_is_preferred_killed_and_taken_again(void **state)
+{
+    struct load loads[THREADS];
+    pthread_t threads[THREADS];
+    atomic_bool stop = false;
+    struct pair pair;
+    unsigned cuts = 0;
+    bool back = false;
+    cJSON *links;
+
+    if (!have("shm,tcp"))
+        skip();
+    open_two(&pair, NULL, NULL, NULL, NULL); /* by itself */
+    open_peer(&pair);
+    assert_string_equal(carrier(&pair, NULL), "shm");
+    for (int i = 0; i < THREADS; i++) {
+        loads[i] = (struct load){.pair = &pair, .id = i, .stop = &stop};
+        pthread_create(&threads[i], NULL, keep_writing, &loads[i]);
+    }
+    for (int i = 0; i < 3; i++) {
+        usleep(100000);
+        cuts += cut_abstract_sockets();
+    }
+    atomic_store(&stop, true);
+    for (int i = 0; i < THREADS; i++)
+        pthread_join(threads[i], NULL);
+    assert_true(cuts > 0);
+    links = links_of(pair.a);
+    assert_true(number_in(cJSON_GetArrayItem(links, 0), "failed") == 0);
+    assert_true(number_in(path_in(links, "tcp"), "bytes") > 0);
+    assert_non_null(cJSON_GetObjectItem(path_in(links, "shm"), "last_error"));
+    cJSON_Delete(links);
+    for (int tries = 0; tries < 100 && !back; tries++) {
+        run_load(&pair, 100);
+        back = !strcmp(carrier(&pair, NULL), "shm");
+    }
+    assert_true(back);
+    pair_close(&pair);
+}
+
+/* One engine, a peer behind each transport, and one that has them all. */
+static void each_peer_by_its_best_path(void **state)
+{
+    static const char *const each[] = {"tcp", "shm", "libfabric"};
+    struct pair pairs[4];
+    struct ferry_engine *a;
+    char *ours;
+    int n = 0;
+
+    a = pair_engine("a", NULL, NULL);
+    assert_ok(ferry_memory_alloc(a, PAIR_LEN, all, (void **)&ours));
+    for (size_t i = 0; i < sizeof(each) / sizeof(each[0]); i++) {
+        struct pair *pair = &pairs[n];
+
+        if (!have(each[i]))
+            continue;
+        *pair = (struct pair){.a = a, .ours = ours, .b = pair_engine(each[i], each[i], NULL)};
+        assert_ok(ferry_memory_alloc(pair->b, PAIR_LEN, all, (void **)&pair->theirs));
+        open_peer(pair);
+        assert_string_equal(carrier(pair, NULL), each[i]);
+        n++;
+    }
+    /* Again, all of them open, with what each moved looked at. */
+    for (int i = 0; i < n; i++)
+        run_load(&pairs[i], 100);
+    /* A node that has a single one refuses the peers of the others, and says what they offer.
+     */
+    for (int i = 0; i < n; i++) {
+        for (int k = 0; k < n; k++) {
+            ferry_segment none;
+            if (i == k)
+                continue;
+            assert_int_equal(
+                ferry_segment_open(pairs[i].b, ferry_engine_name(pairs[k].b), 5000, &none),
+                FERRY_ENOTSUP);
+            assert_non_null(strstr(ferry_error(), "it offers"));
+        }
+    }
+    for (int i = 0; i < n; i++) {
+        ferry_segment_close(a, pairs[i].peer);
+        ferry_engine_close(pairs[i].b, 1000);
+    }
+    ferry_engine_close(a, 1000);
 }
 
 /* ---- measuring ---- */
@@ -441,6 +564,8 @@ int main(int argc, char **argv)
         cmocka_unit_test(a_pair_that_the_transport_refuses_is_passed_over),
         cmocka_unit_test(fails_over_under_load),
         cmocka_unit_test(returns_to_the_preferred_one),
+        cmocka_unit_test(shared_memory_is_preferred_killed_and_taken_again),
+        cmocka_unit_test(each_peer_by_its_best_path),
         cmocka_unit_test(sizes_are_told_apart),
         cmocka_unit_test(near_ties_do_not_move_and_one_bad_time_does_not),
         cmocka_unit_test(trying_out_costs_little),
