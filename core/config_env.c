@@ -97,6 +97,8 @@ const struct fy_env fy_envs[] = {
                "attempts before a path is given up"),
     PLUGIN_INT("MC_IB_PCI_RELAXED_ORDERING", NULL, "rdma", "relaxed_ordering", 0, 2,
                "0 = never, 1 = where the device can, 2 = always"),
+    PLUGIN_INT("MC_MAX_MR_SIZE", NULL, "rdma", "max_mr_len", 4096, INT64_C(1) << 50,
+               "longest memory region that is registered as one, in bytes"),
     PLUGIN_TEXT("MC_CUSTOM_TOPO_JSON", "rdma", "topology",
                 "file that says which devices are near which memory"),
 
@@ -160,7 +162,6 @@ const struct fy_env fy_envs[] = {
             "tunes Mooncake's RDMA code; there is nothing like it here"),
     IGNORED("MC_MAX_CONCURRENT_REG_MR",
             "tunes Mooncake's RDMA code; there is nothing like it here"),
-    IGNORED("MC_MAX_MR_SIZE", "tunes Mooncake's RDMA code; there is nothing like it here"),
     IGNORED("MC_AUTO_GID_MAX_RETRIES",
             "tunes Mooncake's RDMA code; there is nothing like it here"),
     IGNORED("MC_MLX5_QP_UDP_SPORTS",
