@@ -192,6 +192,13 @@ static void give_up(struct rdma_rail *rail, ferry_status status)
 
 static void came_up(struct rdma_rail *rail)
 {
+    const struct rdma_link *link = rail->link;
+
+    if (rail->failures)
+        RDMA_LOG(link->queue->tp->host, FERRY_LOG_INFO,
+                 "the rail from %s to %s (%s) is up again",
+                 link->queue->tp->device[rail->local].name, link->peer->name,
+                 link->peer->remote.device[rail->remote].name);
     rail->failures = 0;
     rdma_send(rail->link);
     rdma_queue_wake(rail->link->queue);

@@ -186,6 +186,7 @@ struct rdma_item {
     uint32_t next; /* in the backlog or among the free */
     uint8_t op;
     bool used, queued;   /* queued: in the backlog */
+    uint8_t refused;     /* pieces of it that our own device would not send */
     ferry_status status; /* not FERRY_OK: ended so, as soon as none of it is out */
     int32_t vendor_err;
 };

@@ -16,6 +16,8 @@
 #define AHEAD_NS      2e6
 /* With less than this at once, one rail is enough, and the others are not even connected. */
 #define SPREAD_BYTES  (UINT64_C(512) << 10)
+/* How often our own device may refuse an item before the item is at fault, not the port. */
+#define REFUSED_MAX   3
 
 static uint64_t min64(uint64_t a, uint64_t b)
 {
@@ -538,7 +540,9 @@ static void failed_at(struct rdma_qp *qp, uint32_t position, const struct ibv_wc
              tp->ibv->wc_status_str(wc->status), wc->vendor_err);
     if (status != FERRY_OK && slot.item != RDMA_NO_ITEM) {
         struct rdma_item *item = &queue->items[slot.item];
-        if (item->status == FERRY_OK) {
+        if (wc->status == IBV_WC_LOC_QP_OP_ERR && ++item->refused < REFUSED_MAX)
+            cause = CAUSE_PATH; /* Soft-RoCE says so of a port that has just gone down */
+        else if (item->status == FERRY_OK) {
             item->status = status;
             item->vendor_err = (int32_t)wc->status;
         }
