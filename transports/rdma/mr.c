@@ -6,6 +6,7 @@
 #include "rdma.h"
 
 #include <errno.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -94,14 +95,18 @@ static void *register_pieces(void *arg)
 static void run(struct work *work, uint64_t bytes)
 {
     pthread_t thread[MAX_THREADS];
+    sigset_t all, old;
     uint32_t n = 0;
 
+    sigfillset(&all); /* signals are the application's, in its own threads */
+    pthread_sigmask(SIG_SETMASK, &all, &old);
     if (bytes >= PARALLEL_FROM)
         while (n < MAX_THREADS - 1 && n + 1 < work->n) {
             if (pthread_create(&thread[n], NULL, register_pieces, work) != 0)
                 break;
             n++;
         }
+    pthread_sigmask(SIG_SETMASK, &old, NULL);
     register_pieces(work);
     while (n)
         pthread_join(thread[--n], NULL);
