@@ -37,8 +37,8 @@ const struct fy_member fy_members[] = {
         "where nodes publish themselves: \"host:port\", a URL, or P2PHANDSHAKE for no server"),
     TOP("metadata_backend", FY_TYPE_TEXT, "",
         "deprecated: the scheme of a metadata_server that has none"),
-    TOP("protocol", FY_TYPE_TEXT, "automatic",
-        "one transport, or several in order of preference, with commas between"),
+    TOP("protocol", FY_TYPE_NAMES, "automatic",
+        "one transport, or several in order of preference: with commas between, or as a list"),
     TOP("device_name", FY_TYPE_TEXT, "all", "network devices to use, with commas between"),
     TOP("ferry", FY_TYPE_OBJECT, "{}", "Ferry's own settings, which Mooncake passes over"),
 
@@ -220,6 +220,19 @@ static ferry_status check_type(const struct walk *w, const struct fy_member *mem
             return wrong_type(w, node, "one text; several names have commas between: \"a,b\"");
         return node->kind == FY_NODE_TEXT ? FERRY_OK
                                           : wrong_type(w, node, "text, in double quotes");
+    case FY_TYPE_NAMES:
+        if (node->kind != FY_NODE_TEXT && node->kind != FY_NODE_LIST)
+            return wrong_type(w, node, "text, or a list of texts");
+        for (const struct fy_node *one = node->child; one; one = one->next) {
+            const struct fy_place at = place_of(w, one, 0);
+
+            if (one->kind != FY_NODE_TEXT || !one->text[0] || strchr(one->text, ','))
+                return fy_fail_at(
+                    &at, "\"%s\" has %s%s%s in its list; allowed is one name each", node->key,
+                    fy_node_kind_name(one->kind), one->kind == FY_NODE_TEXT ? " " : "",
+                    one->kind == FY_NODE_TEXT ? one->text : "");
+        }
+        return FERRY_OK;
     case FY_TYPE_BOOL:
         return node->kind == FY_NODE_BOOL ? FERRY_OK : wrong_type(w, node, "true or false");
     case FY_TYPE_OBJECT:
@@ -395,6 +408,26 @@ static const char *text_of(const struct fy_node *node)
     return node && node->kind == FY_NODE_TEXT && node->text[0] ? node->text : NULL;
 }
 
+/* A list is the same as its names with commas between. */
+static ferry_status take_protocol(struct walk *w, const struct fy_node *node,
+                                  struct fy_config *config)
+{
+    const struct fy_place place = place_of(w, node, 0);
+    struct fy_buf names;
+    ferry_status status = FERRY_OK;
+
+    if (node->kind == FY_NODE_TEXT)
+        return fy_rule_protocol(&place, node->text, w->log, &config->protocol);
+    fy_buf_init(&names, 0);
+    for (const struct fy_node *one = node->child; one && !status; one = one->next)
+        status = fy_buf_printf(&names, "%s%s", names.len ? "," : "", one->text);
+    if (!status)
+        status =
+            fy_rule_protocol(&place, names.data ? names.data : "", w->log, &config->protocol);
+    fy_buf_fini(&names);
+    return status;
+}
+
 static ferry_status take_values(struct walk *w, const struct fy_node *root,
                                 struct fy_config *config)
 {
@@ -416,7 +449,7 @@ static ferry_status take_values(struct walk *w, const struct fy_node *root,
         else if (strcmp(node->key, "prefill_url") == 0)
             status = fy_rule_url(&place, node->key, node->text, &config->prefill_url);
         else if (strcmp(node->key, "protocol") == 0)
-            status = fy_rule_protocol(&place, node->text, w->log, &config->protocol);
+            status = take_protocol(w, node, config);
         else if (strcmp(node->key, "device_name") == 0)
             status = fy_rule_devices(&place, node->text, w->log, &config->device_name);
         else if (strcmp(node->key, "ferry") == 0)

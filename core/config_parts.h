@@ -16,6 +16,7 @@ enum fy_member_home {
 enum fy_member_type {
     FY_TYPE_ANY,
     FY_TYPE_TEXT,
+    FY_TYPE_NAMES, /* a text with commas, or a list of texts */
     FY_TYPE_INT,
     FY_TYPE_BOOL,
     FY_TYPE_LEVEL,
