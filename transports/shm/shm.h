@@ -12,8 +12,9 @@
 
 #define SHM_MAX_DEPTH    65536u
 #define SHM_MAX_XFER_LEN (UINT64_C(1) << 40)
-#define SHM_CHUNK        (UINT64_C(1) << 20) /* most bytes in one go: bounds every wait */
-#define SHM_NAME_LEN     48u
+#define SHM_CHUNK                                                                              \
+    (UINT64_C(1) << 20) /* most bytes of an element in one go: bounds every wait */
+#define SHM_NAME_LEN 48u
 
 enum shm_mode { SHM_MODE_AUTO, SHM_MODE_CMA, SHM_MODE_MAP };
 
