@@ -13,8 +13,9 @@
 static const struct command cmd_help;
 
 static const struct command *const commands[] = {
-    &cmd_prefill, &cmd_decode,   &cmd_bench,           &cmd_links, &cmd_doctor, &cmd_topo,
-    &cmd_plugins, &cmd_metadata, &cmd_metadata_server, &cmd_help,  NULL,
+    &cmd_prefill, &cmd_decode, &cmd_bench,       &cmd_links,    &cmd_doctor,          &cmd_topo,
+    &cmd_plugins, &cmd_plugin, &cmd_conformance, &cmd_metadata, &cmd_metadata_server, &cmd_help,
+    NULL,
 };
 
 static const struct command *find(const char *name)

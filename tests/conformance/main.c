@@ -1,181 +1,137 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* transport_conformance: the suite's command line, one line a point. */
-#include "conformance.h"
+/* transport_conformance: every point once; or --stress; or --perf. */
+#include "cli.h"
 
-#include <getopt.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
-#define EXIT_SKIPPED 77
-#define MAX_KEYS     64
+#include "perf.h"
+#include "suite.h"
 
-static void usage(FILE *to)
+/* The points that stress repeats: threads, cancels, kills, stops, and everything mixed. */
+static const int stress_points[] = {7, 9, 10, 11, 16, 18};
+
+static const char *const stress_faults[][2] = {
+    {"refuse", "100"},  {"delay", "200"},   {"delay_us", "3000"},
+    {"fail", "20"},     {"truncate", "20"}, {"kill", "3"},
+    {"reorder", "300"}, {"never", "2"},     {"attach_fail", "200"},
+};
+
+static bool run_once(struct cli *cli, struct fc_options *opt, char *tail, size_t room)
 {
-    fputs("usage: transport_conformance PLUGIN.so [--config KEY=VALUE]... [--only N,...]\n"
-          "           [--seed N] [--processes auto|one|two] [--limit SECONDS] [--wait MS]\n"
-          "           [--target KEY=VALUE]... [--list] [--verbose]\n"
-          "\n"
-          "--target is --config for the target alone, in place of the same keys.\n"
-          "--limit is a point's, --wait what an element may take to end.\n"
-          "Runs the conformance points against a transport plugin. Exit status: 0 all passed,\n"
-          "1 some failed, 2 usage, 77 the plugin's probe says that this machine is not fit.\n",
-          to);
-}
-
-static char skip_reason[512]; /* the last one */
-
-static void report(void *arg, const struct fc_outcome *o)
-{
-    static const char *const words[] = {"pass", "FAIL", "n/a", "skip"};
-    const char *note = o->seen[0] && o->result != FC_FAIL ? o->seen : "";
-    printf("%2d %-14s %-4s %6u ms%s%s\n", o->number, o->name, words[o->result], o->ms,
-           note[0] ? "  " : "", note);
-    if (o->result == FC_FAIL) {
-        printf("     expected: %s\n     seen:     %s\n", o->expected, o->seen);
-        for (const char *line = o->log; *line;) {
-            size_t n = strcspn(line, "\n");
-            printf("     logged:   %.*s\n", (int)n, line);
-            line += n + (line[n] == '\n');
-        }
+    struct fc_summary summary;
+    if (!fc_run(opt, &summary)) {
+        perror("transport_conformance: the suite itself");
+        return false;
     }
-    if (o->result == FC_SKIPPED) {
-        const char *line = strrchr(o->log, '\n');
-        line = line ? line + 1 : o->log;
-        snprintf(skip_reason, sizeof(skip_reason), "%s%s%s", o->seen, *line ? ": " : "", line);
-    }
-    fflush(stdout);
-}
-
-static bool parse_only(const char *text, bool *only)
-{
-    while (*text) {
-        char *end;
-        long number = strtol(text, &end, 10);
-        if (end == text || number < 0 || number >= fc_point_limit() ||
-            !fc_point_name((int)number, NULL) || (*end && *end != ','))
-            return false;
-        only[number] = true;
-        text = *end ? end + 1 : end;
-    }
+    snprintf(tail, room, "; %s%s%s%s",
+             summary.two_processes ? "two processes" : "both ends in one process",
+             summary.why_one[0] ? " (" : "", summary.why_one, summary.why_one[0] ? ")" : "");
     return true;
 }
 
-static void list_points(void)
+static const char *beside(const struct cli *cli, const char *name, char path[1024])
 {
-    for (int i = 0; i < fc_point_limit(); i++) {
-        const char *about;
-        const char *name = fc_point_name(i, &about);
-        if (name)
-            printf("%2d %-14s %s\n", i, name, about);
-    }
+    snprintf(path, 1024, "%s/ferry_transport_%s.so", cli->plugins ? cli->plugins : "", name);
+    return cli->plugins && access(path, R_OK) == 0 ? path : NULL;
 }
 
-static bool add_key(struct ferry_kvs *kvs, struct ferry_kv *v, char *key, char *equals)
+/* The same options for the fault transport, with the plugin inside of it. */
+static void wrap(const struct cli *cli, struct fc_options *opt, struct ferry_kv *config,
+                 char (*keys)[128], uint64_t *seed_text, size_t *n_out)
 {
-    if (!equals || kvs->n == MAX_KEYS)
-        return false;
-    *equals = '\0';
-    v[kvs->n++] = (struct ferry_kv){.key = key,
-                                    .val = equals + 1,
-                                    .val_len = (uint32_t)strlen(equals + 1),
+    size_t n = 0;
+    config[n++] = (struct ferry_kv){.key = "inner",
+                                    .val = cli->plugin,
+                                    .val_len = (uint32_t)strlen(cli->plugin),
                                     .flags = FERRY_KV_TEXT};
+    for (size_t i = 0; i < opt->config.n; i++) {
+        config[n] = opt->config.v[i];
+        if (strncmp(config[n].key, "core.", 5) != 0) {
+            snprintf(keys[i], sizeof(keys[i]), "inner.%.100s", config[n].key);
+            config[n].key = keys[i];
+        }
+        n++;
+    }
+    for (size_t i = 0; i < FC_COUNT(stress_faults); i++)
+        config[n++] = (struct ferry_kv){.key = stress_faults[i][0],
+                                        .val = stress_faults[i][1],
+                                        .val_len = (uint32_t)strlen(stress_faults[i][1]),
+                                        .flags = FERRY_KV_TEXT};
+    snprintf((char *)seed_text, 32, "%llu", (unsigned long long)opt->seed);
+    config[n++] = (struct ferry_kv){.key = "seed",
+                                    .val = seed_text,
+                                    .val_len = (uint32_t)strlen((char *)seed_text),
+                                    .flags = FERRY_KV_TEXT};
+    *n_out = n;
+}
+
+/* Round after round with other seeds, bare and with faults round it, until the time is over. */
+static bool stress(struct cli *cli, struct fc_options *opt, char *tail, size_t room)
+{
+    const uint64_t end = fc_now_ms() + cli->stress_s * 1000u;
+    bool chosen[CLI_MAX_POINTS] = {0}, churn[CLI_MAX_POINTS] = {[18] = true};
+    char fault_path[1024], keys[CLI_MAX_KEYS][128];
+    struct ferry_kv config[CLI_MAX_KEYS + 16];
+    uint64_t seed_text[4];
+    const char *fault = beside(cli, "fault", fault_path);
+    unsigned rounds = 0;
+
+    for (size_t i = 0; i < FC_COUNT(stress_points); i++)
+        chosen[stress_points[i]] = !cli->some || cli->only[stress_points[i]];
+    if (!fault)
+        printf("not run: faults round the plugin: no ferry_transport_fault.so in --plugins\n");
+    for (; fc_now_ms() < end && !cli->counts[FC_SKIPPED]; rounds++) {
+        struct fc_options wrapped;
+        opt->seed = cli->seed + rounds;
+        opt->only = chosen;
+        printf("== seed %llu\n", (unsigned long long)opt->seed);
+        if (!run_once(cli, opt, tail, room))
+            return false;
+        if (!fault || fc_now_ms() >= end)
+            continue;
+        wrapped = *opt;
+        wrapped.plugin = fault;
+        wrapped.only = churn;
+        wrapped.config.v = config;
+        wrap(cli, opt, config, keys, seed_text, &wrapped.config.n);
+        printf("== seed %llu, with faults\n", (unsigned long long)opt->seed);
+        if (!run_once(cli, &wrapped, tail, room))
+            return false;
+    }
+    snprintf(tail, room, " to %llu, %u rounds", (unsigned long long)(cli->seed + rounds - 1),
+             rounds);
     return true;
 }
 
 int main(int argc, char **argv)
 {
-    static const struct option options[] = {{"config", required_argument, NULL, 'c'},
-                                            {"only", required_argument, NULL, 'o'},
-                                            {"seed", required_argument, NULL, 's'},
-                                            {"list", no_argument, NULL, 'l'},
-                                            {"processes", required_argument, NULL, 'p'},
-                                            {"verbose", no_argument, NULL, 'v'},
-                                            {"target", required_argument, NULL, 't'},
-                                            {"limit", required_argument, NULL, 'L'},
-                                            {"wait", required_argument, NULL, 'w'},
-                                            {"help", no_argument, NULL, 'h'},
-                                            {NULL, 0, NULL, 0}};
-    struct ferry_kv config[MAX_KEYS], target[MAX_KEYS];
-    bool *only = calloc((size_t)fc_point_limit(), sizeof(*only));
-    struct fc_options opt = {
-        .seed = 1, .config.v = config, .target.v = target, .report = report};
-    int c;
-    while ((c = getopt_long(argc, argv, "h", options, NULL)) != -1) {
-        char *equals = c == 'c' || c == 't' ? strchr(optarg, '=') : NULL;
-        switch (c) {
-        case 'c':
-        case 't':
-            if (!add_key(c == 'c' ? &opt.config : &opt.target, c == 'c' ? config : target,
-                         optarg, equals)) {
-                fprintf(stderr, "--config and --target want KEY=VALUE, at most %d times\n",
-                        MAX_KEYS);
-                return 2;
-            }
-            break;
-        case 'o':
-            if (!parse_only(optarg, only)) {
-                fprintf(stderr, "--only %s: wants numbers of --list\n", optarg);
-                return 2;
-            }
-            opt.only = only;
-            break;
-        case 's':
-            opt.seed = strtoull(optarg, NULL, 0);
-            break;
-        case 'p':
-            opt.processes = !strcmp(optarg, "one")   ? FC_PROCESSES_ONE
-                            : !strcmp(optarg, "two") ? FC_PROCESSES_TWO
-                                                     : FC_PROCESSES_AUTO;
-            break;
-        case 'L':
-            opt.limit_s = (unsigned)strtoul(optarg, NULL, 10);
-            break;
-        case 'w':
-            opt.wait_ms = (unsigned)strtoul(optarg, NULL, 10);
-            break;
-        case 'l':
-            list_points();
-            return 0;
-        case 'v':
-            opt.verbose = true;
-            break;
-        case 'h':
-            usage(stdout);
-            return 0;
-        default:
-            usage(stderr);
-            return 2;
-        }
+    struct cli cli = {
+        .kind = "transport", .name_of = fc_point_name, .n_points = fc_point_limit()};
+    char tail[400] = "";
+    int status = cli_parse(&cli, argc, argv);
+    if (status >= 0)
+        return status;
+    struct fc_options opt = {.plugin = cli.plugin,
+                             .config = {cli.config, cli.n_config},
+                             .target = {cli.target, cli.n_target},
+                             .only = cli.some ? cli.only : NULL,
+                             .seed = cli.seed,
+                             .processes = cli.processes,
+                             .limit_s = cli.limit_s,
+                             .wait_ms = cli.wait_ms,
+                             .verbose = cli.verbose,
+                             .report = cli_report,
+                             .arg = &cli};
+    bool ok;
+    if (cli.perf) {
+        char loop[1024], tcp[1024];
+        return fc_perf(&opt, beside(&cli, "loop", loop), beside(&cli, "tcp", tcp));
     }
-    if (optind + 1 != argc) {
-        usage(stderr);
-        return 2;
-    }
-    opt.plugin = argv[optind];
-    char *path = realpath(opt.plugin, NULL);
-    if (!path) {
-        perror(opt.plugin);
-        return 2;
-    }
-    opt.plugin = path;
-    struct fc_summary summary;
-    if (!fc_run(&opt, &summary)) {
-        perror("transport_conformance: the suite itself");
-        return 2;
-    }
-    printf("%u passed, %u failed, %u not applicable, %u skipped; seed %llu; %s%s%s%s\n",
-           summary.passed, summary.failed, summary.not_applicable, summary.skipped,
-           (unsigned long long)opt.seed,
-           summary.two_processes ? "two processes" : "both ends in one process",
-           summary.why_one[0] ? " (" : "", summary.why_one, summary.why_one[0] ? ")" : "");
-    free(path);
-    free(only);
-    if (summary.failed)
-        return 1;
-    if (!summary.skipped)
-        return 0;
-    /* point 0 passes without the device */
-    printf("%s\n", skip_reason);
-    return EXIT_SKIPPED;
+    if (cli.stress_s)
+        ok = stress(&cli, &opt, tail, sizeof(tail));
+    else
+        ok = run_once(&cli, &opt, tail, sizeof(tail));
+    return ok ? cli_end(&cli, tail) : CLI_USAGE;
 }

@@ -70,7 +70,8 @@ static void *count_up(void *arg)
             bytes_free(&bytes);
         }
         if (status) {
-            printf("# counting: %d, %s\n", status, last_words());
+            fail_with(__FILE__, __LINE__, "get and put to give FERRY_OK or FERRY_ECONFLICT",
+                      "%s: %s", status_name(status), last_words());
             counter_failed = 1;
             break;
         }
@@ -446,14 +447,15 @@ static enum result compaction_resyncs(void)
 }
 
 const struct test change_tests[] = {
-    {"compare-and-set, or refused", compare_and_set},
-    {"counting by compare-and-set loses nothing", counting_loses_nothing},
-    {"leases: kept alive, gone after, or refused", leases},
-    {"keys of a killed process are gone after their time", the_killed_lose_their_keys},
-    {"lists, or refused", lists},
-    {"watches, or refused", watches},
-    {"slow watchers lose nothing silently", slow_watchers_resync},
-    {"watches go on after a restart of the server", watches_resume},
-    {"watches say RESYNC after compaction", compaction_resyncs},
+    {10, "compare-and-set", "compare-and-set, or refused", compare_and_set},
+    {11, "counting", "counting by compare-and-set loses nothing", counting_loses_nothing},
+    {12, "leases", "leases: kept alive, gone after, or refused", leases},
+    {13, "killed", "keys of a killed process are gone after their time",
+     the_killed_lose_their_keys},
+    {14, "lists", "lists, or refused", lists},
+    {15, "watches", "watches, or refused", watches},
+    {16, "slow-watchers", "slow watchers lose nothing silently", slow_watchers_resync},
+    {17, "watch-resumes", "watches go on after a restart of the server", watches_resume},
+    {18, "compaction", "watches say RESYNC after compaction", compaction_resyncs},
     {0},
 };

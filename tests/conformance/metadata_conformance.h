@@ -6,6 +6,7 @@
 #include <stdint.h>
 #include <stdio.h>
 
+#include "conformance.h"
 #include "ferry/metadata_plugin.h"
 
 /* What the tests share. One plugin and one service a run. */
@@ -13,6 +14,7 @@ extern const struct ferry_metadata_ops *ops;
 extern struct ferry_store *store; /* open before each test, closed after it */
 extern uint32_t caps;             /* FERRY_STORE_CAP_ */
 extern uint64_t max_value;
+extern uint64_t suite_seed;
 extern ferry_status
     absent; /* what get says of an absent key: FERRY_ENOENT, or EUNREACH (p2p) */
 
@@ -50,11 +52,15 @@ void sleep_ms(unsigned ms);
  */
 const char *key_of(const char *name);
 
-/* A check that fails ends its test. */
+/* What a point has to tell beside its result; the first words of a failure count. */
+void fail_with(const char *file, int line, const char *expected, const char *seen, ...)
+    __attribute__((format(printf, 4, 5)));
+
+/* A check that fails ends its point. */
 #define CHECK(cond)                                                                            \
     do {                                                                                       \
         if (!(cond)) {                                                                         \
-            printf("# %s:%d: %s\n#   plugin: %s\n", __FILE__, __LINE__, #cond, last_words());  \
+            fail_with(__FILE__, __LINE__, #cond, "it is not so; plugin: %s", last_words());    \
             return FAILED;                                                                     \
         }                                                                                      \
     } while (0)
@@ -63,19 +69,23 @@ const char *key_of(const char *name);
     do {                                                                                       \
         ferry_status got_ = (call);                                                            \
         if (got_ != (want)) {                                                                  \
-            printf("# %s:%d: %s is %d, not %d\n#   plugin: %s\n", __FILE__, __LINE__, #call,   \
-                   got_, (want), last_words());                                                \
+            fail_with(__FILE__, __LINE__, #call " to give " #want, "%s; plugin: %s",           \
+                      status_name(got_), last_words());                                        \
             return FAILED;                                                                     \
         }                                                                                      \
     } while (0)
+const char *status_name(ferry_status status);
 
 enum result { PASSED, FAILED, SKIPPED };
 struct test {
-    const char *name;
+    int number; /* for ever, as is the name */
+    const char *name, *about;
     enum result (*run)(void);
 };
-extern const struct test value_tests[];  /* ends with {0} */
+/* Each ends with {0}. */
+extern const struct test value_tests[];
 extern const struct test change_tests[]; /* watch, list, leases, compare-and-set */
 extern const struct test outage_tests[]; /* need a server that is minded */
+enum { N_TESTS = 26 };
 
 #endif /* METADATA_CONFORMANCE_H */

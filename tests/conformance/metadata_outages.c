@@ -192,12 +192,12 @@ static enum result leader_frozen(void)
 }
 
 const struct test outage_tests[] = {
-    {"server stopped: unreachable, not absent; then well again", stopped},
-    {"server frozen: every call is bounded; then well again", frozen},
-    {"server emptied: what has a lease is put again", emptied},
-    {"a cluster's leader killed: the rest answers", leader_killed},
-    {"a cluster's leader frozen: the rest answers", leader_frozen},
-    {"a cluster's first member killed: the rest answers", first_killed},
-    {"a cluster's first member frozen: the rest answers", first_frozen},
+    {19, "stopped", "server stopped: unreachable, not absent; then well again", stopped},
+    {20, "frozen", "server frozen: every call is bounded; then well again", frozen},
+    {21, "emptied", "server emptied: what has a lease is put again", emptied},
+    {22, "leader-killed", "a cluster's leader killed: the rest answers", leader_killed},
+    {23, "leader-frozen", "a cluster's leader frozen: the rest answers", leader_frozen},
+    {24, "first-killed", "a cluster's first member killed: the rest answers", first_killed},
+    {25, "first-frozen", "a cluster's first member frozen: the rest answers", first_frozen},
     {0},
 };

@@ -105,11 +105,12 @@ static enum result large_values(void)
     if (!val)
         return FAILED;
     for (size_t i = 0; i < len; i++)
-        val[i] = (char)(i * 2654435761u >> 24);
+        val[i] = (char)((i + suite_seed) * 2654435761u >> 24);
     if (put(key, val, len, 0, FERRY_REV_ANY, NULL) == FERRY_OK && holds(key, val, len))
         result = PASSED;
     else
-        printf("# %zu bytes did not come back: %s\n", len, last_words());
+        fail_with(__FILE__, __LINE__, "all of a large value to come back",
+                  "%zu bytes did not: %s", len, last_words());
     free(val);
     CHECK_STATUS(ops->del(store, key, 10000), FERRY_OK);
     return result;
@@ -153,7 +154,8 @@ static void *work(void *arg)
             !holds(key_of("thread/all"), "same", 4) ||
             (i % 3 == 0 &&
              (ops->del(store, key, 5000) || get_status(store, key, 5000) != absent))) {
-            printf("# thread %d, round %d: %s\n", worker->number, i, last_words());
+            fail_with(__FILE__, __LINE__, "each thread to find what it put",
+                      "thread %d, round %d did not: %s", worker->number, i, last_words());
             worker->failed = 1;
         }
     }
@@ -232,14 +234,14 @@ static enum result opening_leaks_nothing(void)
 }
 
 const struct test value_tests[] = {
-    {"put, get, del, and absent is absent", put_get_del},
-    {"get appends to what is there", get_appends},
-    {"values with NUL bytes, empty, all bytes", values_of_every_kind},
-    {"keys with ports, slashes, percent signs, patterns", keys_of_every_kind},
-    {"a value of 4 MiB or the greatest there is", large_values},
-    {"a value beyond max_value is refused", too_large_values},
-    {"eight threads on one store", eight_threads},
-    {"query fills no more than it is given", small_caps},
-    {"opening and closing leaks nothing", opening_leaks_nothing},
+    {1, "put-get-del", "put, get, del, and absent is absent", put_get_del},
+    {2, "get-appends", "get appends to what is there", get_appends},
+    {3, "values", "values with NUL bytes, empty, all bytes", values_of_every_kind},
+    {4, "keys", "keys with ports, slashes, percent signs, patterns", keys_of_every_kind},
+    {5, "large", "a value of 4 MiB or the greatest there is", large_values},
+    {6, "too-large", "a value beyond max_value is refused", too_large_values},
+    {7, "threads", "eight threads on one store", eight_threads},
+    {8, "caps-size", "query fills no more than it is given", small_caps},
+    {9, "open-close", "opening and closing leaks nothing", opening_leaks_nothing},
     {0},
 };

@@ -1,7 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/*
- * Runs each point in a process group of its own and turns whatever becomes of it, an answer, a
- * crash, a hang, into one outcome. Never loads the plugin itself.
+/* The transport suite's run: which points, in which processes, and how a point tells its end.
  */
 #include "suite.h"
 
@@ -10,8 +8,6 @@
 #include <signal.h>
 #include <stdarg.h>
 #include <stdlib.h>
-#include <sys/mman.h>
-#include <sys/prctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -119,118 +115,40 @@ void fc_note(struct fc_ctx *ctx, const char *seen, ...)
     va_end(ap);
 }
 
-static void __attribute__((noreturn))
-child_main(const struct fc_options *opt, const struct fc_point *point, bool two,
-           struct fc_shared *shared)
+struct child {
+    const struct fc_options *opt;
+    const struct fc_point *point;
+    struct fc_shared *shared;
+    bool two;
+};
+
+static void child_main(void *arg)
 {
     static struct fc_ctx ctx;
-    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    const struct child *child = arg;
+    const struct fc_options *opt = child->opt;
     ctx.opt = opt;
     fc_wait_ms = FC_SLOW(opt->wait_ms ? opt->wait_ms : 10000u);
-    ctx.shared = shared;
-    ctx.number = point->number;
-    ctx.two = two;
-    ctx.rng = opt->seed * 0x9e3779b97f4a7c15u + (uint64_t)(point->number + 1);
+    ctx.shared = child->shared;
+    ctx.number = child->point->number;
+    ctx.two = child->two;
+    ctx.rng = opt->seed * 0x9e3779b97f4a7c15u + (uint64_t)(child->point->number + 1);
     fc_node_init(&ctx.self, &ctx, "conf-a");
     for (size_t fd = 0; fd < FC_COUNT(ctx.inherited_fd); fd++)
         ctx.inherited_fd[fd] = fcntl((int)fd, F_GETFD) >= 0;
-    if (point->targets)
-        fc_targets_make(&ctx, point->targets);
-    point->run(&ctx);
-    atomic_store(&shared->ended, 1 + FC_PASS);
-    exit(0); /* not _exit: a leak checker has its say */
-}
-
-/* False: still there after limit_ms. */
-static bool wait_child(pid_t pid, uint64_t limit_ms, int *how_out)
-{
-    uint64_t end = fc_now_ms() + limit_ms;
-    for (;;) {
-        pid_t got = waitpid(pid, how_out, WNOHANG);
-        if (got == pid)
-            return true;
-        if (got < 0 || fc_now_ms() > end)
-            return false;
-        fc_sleep_ms(2);
-    }
-}
-
-static void join_log(const struct fc_shared *shared, char *out, size_t room)
-{
-    unsigned end = atomic_load(&shared->log_at);
-    unsigned from = end > FC_COUNT(shared->log) ? end - (unsigned)FC_COUNT(shared->log) : 0;
-    size_t at = 0;
-    out[0] = '\0';
-    for (unsigned i = from; i < end && at < room; i++) {
-        int n = snprintf(out + at, room - at, "%s%s", at ? "\n" : "",
-                         shared->log[i % FC_COUNT(shared->log)]);
-        at += n > 0 ? (size_t)n : 0;
-    }
+    if (child->point->targets)
+        fc_targets_make(&ctx, child->point->targets);
+    child->point->run(&ctx);
 }
 
 /* Fills shared and outcome; returns whether the point's process could be made. */
 static bool run_point(const struct fc_options *opt, const struct fc_point *point, bool two,
                       struct fc_shared *shared, struct fc_outcome *out)
 {
-    static char log[4200];
-    memset(shared, 0, sizeof(*shared));
-    uint64_t begin = fc_now_ms();
-    fflush(NULL);
-    pid_t pid = fork();
-    if (pid < 0)
-        return false;
-    if (pid == 0) {
-        setpgid(0, 0);
-        child_main(opt, point, two, shared);
-    }
-    setpgid(pid, pid);
-    int how = 0;
-    const uint64_t limit_ms = FC_SLOW((opt->limit_s ? opt->limit_s : point->limit_s) * 1000u);
-    bool hung = !wait_child(pid, limit_ms, &how);
-    kill(-pid, SIGKILL);
-    if (hung)
-        waitpid(pid, &how, 0);
-    int ended = atomic_load(&shared->ended);
-    *out = (struct fc_outcome){.number = point->number,
-                               .name = point->name,
-                               .expected = shared->expected,
-                               .seen = shared->seen,
-                               .log = log,
-                               .ms = (unsigned)(fc_now_ms() - begin)};
-    const char *stage = atomic_load(&shared->stage);
-    const char *target_stage = atomic_load(&shared->target_stage);
-    const char *in = stage ? " in " : "";
-    stage = stage ? stage : "";
-    if (hung) {
-        out->result = FC_FAIL;
-        snprintf(shared->expected, sizeof(shared->expected), "%s", point->about);
-        snprintf(shared->seen, sizeof(shared->seen), "hung%s%s: no end within %llu s%s%s", in,
-                 stage, (unsigned long long)limit_ms / 1000,
-                 target_stage ? "; the target is in " : "", target_stage ? target_stage : "");
-    } else if (ended == 1 + FC_PASS && WIFEXITED(how) && WEXITSTATUS(how) == 0) {
-        out->result = FC_PASS;
-        snprintf(shared->expected, sizeof(shared->expected), "%s", point->about);
-    } else if (ended > 1 + FC_PASS && WIFEXITED(how)) { /* a sanitizer may change the status */
-        out->result = (enum fc_result)(ended - 1);
-        if (!shared->expected[0])
-            snprintf(shared->expected, sizeof(shared->expected), "%s", point->about);
-    } else {
-        out->result = FC_FAIL;
-        snprintf(shared->expected, sizeof(shared->expected), "%s", point->about);
-        if (WIFSIGNALED(how))
-            snprintf(shared->seen, sizeof(shared->seen), "the process died of SIG%s%s%s",
-                     sigabbrev_np(WTERMSIG(how)), in, stage);
-        else if (ended == 1 + FC_PASS)
-            snprintf(shared->seen, sizeof(shared->seen),
-                     "the process ended with status %d after the point had passed "
-                     "(a sanitizer's report?)",
-                     WEXITSTATUS(how));
-        else
-            snprintf(shared->seen, sizeof(shared->seen),
-                     "the process exited with status %d%s%s", WEXITSTATUS(how), in, stage);
-    }
-    join_log(shared, log, sizeof(log));
-    return true;
+    struct child child = {.opt = opt, .point = point, .shared = shared, .two = two};
+    return fc_run_process(shared, point->number, point->name, point->about,
+                          FC_SLOW((opt->limit_s ? opt->limit_s : point->limit_s) * 1000u),
+                          child_main, &child, out);
 }
 
 /* Can a peer in a second process be reached? */
@@ -264,7 +182,13 @@ static bool has_key(const struct ferry_kvs *kvs, const char *key)
     return false;
 }
 
-bool fc_run(const struct fc_options *given, struct fc_summary *summary_out)
+bool fc_run(const struct fc_options *options, struct fc_summary *summary_out)
+{
+    return fc_run_points(options, fc_points, fc_n_points, summary_out);
+}
+
+bool fc_run_points(const struct fc_options *given, const struct fc_point *points,
+                   size_t n_points, struct fc_summary *summary_out)
 {
     struct fc_options with_core = *given, *options = &with_core;
     struct ferry_kv *config =
@@ -290,9 +214,8 @@ bool fc_run(const struct fc_options *given, struct fc_summary *summary_out)
     options->target = (struct ferry_kvs){.v = target, .n = n_target};
     struct fc_outcome outcome;
     memset(summary_out, 0, sizeof(*summary_out));
-    struct fc_shared *shared =
-        mmap(NULL, sizeof(*shared), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-    if (shared == MAP_FAILED) {
+    struct fc_shared *shared = fc_shared_new();
+    if (!shared) {
         free(config);
         return false;
     }
@@ -306,10 +229,10 @@ bool fc_run(const struct fc_options *given, struct fc_summary *summary_out)
         }
     }
     summary_out->two_processes = two;
-    for (size_t i = 0; ok && i < fc_n_points; i++) {
-        if (options->only && !options->only[fc_points[i].number])
+    for (size_t i = 0; ok && i < n_points; i++) {
+        if (options->only && !options->only[points[i].number])
             continue;
-        ok = run_point(options, &fc_points[i], two, shared, &outcome);
+        ok = run_point(options, &points[i], two, shared, &outcome);
         if (!ok)
             break;
         summary_out->passed += outcome.result == FC_PASS;
@@ -318,7 +241,7 @@ bool fc_run(const struct fc_options *given, struct fc_summary *summary_out)
         summary_out->skipped += outcome.result == FC_SKIPPED;
         options->report(options->arg, &outcome);
     }
-    munmap(shared, sizeof(*shared));
+    fc_shared_free(shared);
     free(config);
     return ok;
 }

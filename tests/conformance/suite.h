@@ -165,6 +165,9 @@ struct fc_point {
 };
 extern const struct fc_point fc_points[];
 extern const size_t fc_n_points;
+/* fc_run for these points. */
+bool fc_run_points(const struct fc_options *options, const struct fc_point *points,
+                   size_t n_points, struct fc_summary *summary_out);
 
 /* --- ending a point: none of these returns --------------------------------- */
 void fc_fail(struct fc_ctx *ctx, const char *expected, const char *seen, ...)
@@ -203,6 +206,15 @@ static inline ferry_status fc_back(struct fc_ctx *ctx, ferry_status status)
         if (fc_s_ != FERRY_OK)                                                                 \
             fc_fail((ctx), #member " to return FERRY_OK", "%s", fc_status(fc_s_));             \
     } while (0)
+
+/* --- process.c --------------------------------------------------------------- */
+struct fc_shared *fc_shared_new(void);
+void fc_shared_free(struct fc_shared *shared);
+/* Clears `shared`, forks, waits at most limit_ms for the child (which passes where it returns),
+ * ends its whole group. False where there is no process to be had. */
+bool fc_run_process(struct fc_shared *shared, int number, const char *name, const char *about,
+                    uint64_t limit_ms, void (*child)(void *arg), void *arg,
+                    struct fc_outcome *outcome_out);
 
 /* --- host.c ------------------------------------------------------------------ */
 const char *fc_status(ferry_status status);

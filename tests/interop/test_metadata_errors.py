@@ -28,7 +28,7 @@ def attempt(plugin, uri, *call, env=None, **config):
     for key, value in {"timeout_ms": "8000", "connect_timeout_ms": "8000", **config}.items():
         args += ["--config", "%s=%s" % (key, value)]
     out = subprocess.run(
-        [os.path.join(BUILD, "tests/conformance/metadata_conformance"),
+        [os.path.join(BUILD, "tests/conformance/suite/metadata_conformance"),
          os.path.join(BUILD, "metadata_plugins/ferry_metadata_%s.so" % plugin), uri, *args, "--try", *call],
         capture_output=True, text=True, timeout=60, env=dict(os.environ, **(env or {})), check=True).stdout
     status, ms, words = out.split("\n")[0].split(" ", 2)
