@@ -51,7 +51,7 @@ static const char *carrier(struct pair *pair, const char *protocol)
 {
     static char name[20];
     struct ferry_submit attr = {.size = sizeof(attr), .protocol = protocol};
-    struct ferry_request request = request_of(pair, 0, 4096);
+    struct ferry_request request = request_of(pair, 0, 16384);
     struct ferry_request_status status;
     ferry_batch batch;
 
@@ -122,7 +122,7 @@ static void the_first_of_the_list_carries(void **state)
     links = links_of(pair.a);
     assert_string_equal(
         cJSON_GetObjectItem(cJSON_GetArrayItem(links, 0), "carries")->valuestring, "fault");
-    assert_true(number_in(path_in(links, "fault"), "bytes") == 4096);
+    assert_true(number_in(path_in(links, "fault"), "bytes") == 16384);
     assert_true(number_in(path_in(links, "tcp"), "requests") == 1);
     assert_true(number_in(path_in(links, "tcp"), "since_s") >= 0);
     cJSON_Delete(links);
