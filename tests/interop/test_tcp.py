@@ -11,6 +11,7 @@ import hashlib
 import os
 import random
 import socket
+import struct
 import time
 import unittest
 
@@ -180,6 +181,20 @@ class Tcp(unittest.TestCase):
                     self.assertLess(time.monotonic() - begun, 15)
                     silent.close()
                 self.move(initiator, target, "write", (4096, 16, 4096))
+
+    def test_what_is_no_document_is_refused(self):
+        """`null`, as a Mooncake node says that has none yet, and what none would say."""
+        version = next(iter(ENVIRONMENTS))
+        with Pair(version, True) as (initiator, target), socket.create_server(("127.0.0.1", 0)) as server:
+            for body in (b"null\n", b"[]\n", b'"x"\n', b'{"protocol":7}\n', b'{"buffers":{},"name":[],"protocol":{}}\n', b"{"):
+                initiator.send("call", "get_first_buffer_address", f"127.0.0.1:{server.getsockname()[1]}")
+                client, _ = server.accept()
+                with client:
+                    self.assertEqual(client.recv(65536)[8], 1)
+                    client.sendall(struct.pack("<QB", len(body) + 1, 1) + body)
+                    self.assertEqual(client.recv(1), b"")  # it closes at once
+                self.assertEqual(initiator.reply(15)["result"], 0, body)
+            self.move(initiator, target, "write", (4096, 16, 4096))
 
     def test_pooled_connections_stay(self):
         """Mooncake does not see that a pooled connection was closed, and fails the next transfer."""
