@@ -184,6 +184,7 @@ static void do_open(struct command *c)
         .bind = text(c, "bind"),
         .metadata_server = text(c, "metadata"),
         .protocol = text(c, "protocol"),
+        .device_name = text(c, "devices"),
         .config_json = text(c, "config"),
         .log = log_line,
         .log_arg = (void *)(uintptr_t)at, // NOLINT(performance-no-int-to-ptr)
