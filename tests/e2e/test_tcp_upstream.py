@@ -256,6 +256,14 @@ def refused_by_v2(lab):
         check(server.memory[:100] == b"\3" * 100 and server.connections == 2)
 
 
+def reset_by_v2(lab):
+    """The word that refuses is lost in the reset that closing with unread bytes causes."""
+    server = Server(refuse=1, word=b"")
+    node = initiator(lab, server, f"tcp_data_port={server.port}", "tcp_proto_version=2")
+    node.transfer("write", 1, 100)
+    node.transfer("write", 2, LEN, ECONNRESET)
+
+
 def to_v1(lab):
     """One connection a request; a WRITE is done when the server has ended it without a reset."""
     server = Server(once=True)
@@ -281,4 +289,4 @@ def before_tcp_data_port(lab):
 
 
 main(worked_examples, half_closed_write, pipelined, refused_v2, refused_v1, slow_reader_blocks_nobody,
-     many_short_connections, to_v2, refused_by_v2, to_v1, before_tcp_data_port)
+     many_short_connections, to_v2, refused_by_v2, reset_by_v2, to_v1, before_tcp_data_port)
