@@ -107,10 +107,11 @@ struct fy_view {
     atomic_int state;   /* enum fy_view_state; submits look at it under their lane's lock */
     ferry_status cause; /* why it is broken; fixed once it is */
     char cause_text[256];
-    atomic_bool reported;   /* its path knows that it is broken */
-    atomic_ullong ready_ns; /* since when it is connected; 0 = it is not */
-    atomic_ullong lanes;    /* bit set of attached lanes */
-    char (*rails)[40];      /* by lane of the transport; written before the lane is attached */
+    atomic_bool reported;     /* its path knows that it is broken */
+    atomic_ullong opening_ns; /* since when it is being connected; 0 = it is not yet */
+    atomic_ullong ready_ns;   /* since when it is connected; 0 = it is not */
+    atomic_ullong lanes;      /* bit set of attached lanes */
+    char (*rails)[40]; /* by lane of the transport; written before the lane is attached */
     uint32_t
         full[FY_MAX_LANES]; /* lane.pass in which the queue took no more; by the lane's lock */
 

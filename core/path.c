@@ -22,6 +22,8 @@
     (30 * FY_NS_PER_S) /* where the transport says that the pair is not for it                 \
                         */
 #define REFUSED_MOST_NS (600 * FY_NS_PER_S)
+#define SLOW_NS         (250 * FY_NS_PER_MS) /* of connecting, before another path is used meanwhile \
+                                              */
 #define STABLE_NS       (30 * FY_NS_PER_S) /* after so long a failure is the first one again */
 
 uint32_t fy_location_kind(const char *location, const char *node)
@@ -254,6 +256,31 @@ static unsigned by_measure(struct choice *c, unsigned best)
     return on;
 }
 
+/* It works as far as is known, and has been connecting for long. */
+static bool is_slow(const struct choice *c, unsigned t)
+{
+    const struct fy_view *view = c->segment->views[t];
+    unsigned long long since;
+
+    if (!state_is(view, FY_VIEW_OPENING))
+        return false;
+    since = atomic_load_explicit(&view->opening_ns, memory_order_relaxed);
+    return since && fy_now_ns() - since > SLOW_NS;
+}
+
+/* Until `best` stands, the next one that does; it is connected meanwhile. */
+static unsigned stand_in(struct choice *c, unsigned best)
+{
+    for (unsigned t = best + 1; t < c->segment->engine->n_transports; t++) {
+        if (!fits(c, t) || !works(c->segment, t))
+            continue;
+        if (is_ready(c, t))
+            return t;
+        connect_beside(c, t);
+    }
+    return best;
+}
+
 /* -1: none fits. */
 static int choose(struct choice *c)
 {
@@ -281,6 +308,8 @@ static int choose(struct choice *c)
         return fallback;
     for (; due; due &= due - 1)
         connect_beside(c, (unsigned)__builtin_ctz(due));
+    if (!c->need->only && is_slow(c, (unsigned)best))
+        return (int)stand_in(c, (unsigned)best);
     if (engine->feedback && !c->need->only && c->need->bytes)
         return (int)by_measure(c, (unsigned)best);
     return best;

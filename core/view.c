@@ -311,6 +311,7 @@ void fy_view_connect(struct fy_view *view)
 
     if (!atomic_compare_exchange_strong(&view->state, &fresh, FY_VIEW_OPENING))
         return;
+    atomic_store_explicit(&view->opening_ns, fy_now_ns(), memory_order_relaxed);
     fy_view_ref(view);
     if (!fy_work_add(view->segment->engine->work, connect_job, view))
         return;

@@ -56,7 +56,7 @@ static cJSON *find(const char *name)
 static void nodes_are_found_and_asked(void **state)
 {
     struct pair pair;
-    char pid[24], *text;
+    char pid[24], name[64], *text;
     cJSON *node, *json;
 
     pair_open(&pair, "tcp", NULL);
@@ -77,8 +77,9 @@ static void nodes_are_found_and_asked(void **state)
     assert_non_null(strstr(ferry_error(), ferry_engine_name(pair.a)));
     assert_int_equal(ferry_node_describe(ferry_engine_name(pair.a), "weather", 5000, &text),
                      FERRY_EINVAL);
+    snprintf(name, sizeof(name), "%s", ferry_engine_name(pair.a));
     pair_close(&pair);
-    assert_null(find(ferry_engine_name(pair.a)));
+    assert_null(find(name));
 }
 
 static void it_can_be_turned_off(void **state)

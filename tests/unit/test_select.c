@@ -202,6 +202,33 @@ static void a_pair_that_the_transport_refuses_is_passed_over(void **state)
     pair_close(&pair);
 }
 
+static void one_that_connects_slowly_is_not_waited_for(void **state)
+{
+    struct ferry_request request;
+    struct pair pair;
+    ferry_batch first;
+    bool back = false;
+
+    open_two(&pair, "fault,tcp", "{\"fault\": {\"inner\": \"tcp\", \"attach_us\": 2000000}}",
+             "fault,tcp", QUIET);
+    open_peer(&pair);
+    usleep(300000);
+    /* The first one after that has the other path connected, and waits itself. */
+    request = request_of(&pair, 4 << 20, 8);
+    assert_ok(ferry_submit(pair.a, &request, 1, NULL, &first));
+    usleep(100000);
+    assert_string_equal(carrier(&pair, NULL), "tcp");
+    assert_int_equal(ferry_batch_poll(pair.a, first, NULL), FERRY_EAGAIN);
+    assert_ok(ferry_batch_wait(pair.a, first, 20000, NULL));
+    ferry_batch_free(pair.a, first);
+    for (int tries = 0; tries < 500 && !back; tries++) {
+        back = !strcmp(carrier(&pair, NULL), "fault");
+        usleep(10000);
+    }
+    assert_true(back);
+    pair_close(&pair);
+}
+
 /* ---- fail-over and return ---- */
 
 enum { THREADS = 3, SLOT = 96 << 10, PIECES = 12 };
@@ -562,6 +589,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(a_named_one_never_becomes_another),
         cmocka_unit_test(a_pair_that_does_not_connect_is_passed_over),
         cmocka_unit_test(a_pair_that_the_transport_refuses_is_passed_over),
+        cmocka_unit_test(one_that_connects_slowly_is_not_waited_for),
         cmocka_unit_test(fails_over_under_load),
         cmocka_unit_test(returns_to_the_preferred_one),
         cmocka_unit_test(shared_memory_is_preferred_killed_and_taken_again),

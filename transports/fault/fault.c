@@ -8,6 +8,7 @@
 
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 /* Streams of random numbers; queues count up from 0 and down from UINT32_MAX. */
 #define STREAM_OPEN   0x80000000u
@@ -204,6 +205,11 @@ ferry_status fault_peer_attach(struct ferry_peer *peer, struct ferry_queue *queu
     unsigned number = atomic_fetch_add(&tp->attachs, 1);
     if (atomic_load(&peer->dead))
         return FERRY_ECONNRESET;
+    if (tp->cfg.attach_us / 1000 > timeout_ms) {
+        usleep(timeout_ms * 1000);
+        return FERRY_ETIMEDOUT;
+    }
+    usleep((useconds_t)tp->cfg.attach_us);
     if (hit(tp, STREAM_ATTACH, number, tp->cfg.attach_fail))
         return lost[number % 3];
     if (hit(tp, STREAM_ATTACH, UINT64_C(1) << 32 | number, tp->cfg.stale))
