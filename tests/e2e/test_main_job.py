@@ -61,6 +61,7 @@ class Job:
             ports[1] = lab.free_ports()
         self.prefill_name, self.decode_name = (f"127.0.0.1:{port}" for port in ports)
         self.config = lab.dir / "mooncake.json"
+        self.transport = members.get("protocol", "tcp")
         self.config.write_text(json.dumps({
             "prefill_url": self.prefill_name, "decode_url": self.decode_name,
             "metadata_server": metadata_server, "protocol": "tcp", "device_name": "", **members}))
@@ -92,7 +93,7 @@ class Job:
             check(side["tokens"] == sum(tokens for tokens, _ in self.requests), side)
             check(side["blocks_bad"] == 0, side)
             check(side["bytes"] == side["blocks_verified"] * BLOCK, side)
-        check(prefill["transports"] == "tcp", prefill["transports"])
+        check(prefill["transports"] == self.transport, prefill["transports"])
         check(prefill["blocks_sent"] == decode["blocks_verified"], prefill, decode)
         check(prefill["blocks_sent"] + prefill["blocks_reused"] == total, prefill, total)
         check(prefill["blocks_reused"] == decode["blocks_reused"], prefill, decode)
@@ -122,6 +123,14 @@ def push_sends_each_block_once(lab):
 
 def pull_fetches_each_block_once(lab):
     hand_over(lab, "pull", True, decode_options=["--pull"])
+
+
+def push_over_shm(lab):
+    hand_over(lab, "push", True, protocol="shm")
+
+
+def pull_over_shm_with_a_cache_that_is_too_small(lab):
+    hand_over(lab, "pull", False, decode_options=["--pull"], protocol="shm")
 
 
 def push_with_a_cache_that_is_too_small(lab):
@@ -311,6 +320,8 @@ def wrong_words_are_refused_in_one_line(lab):
 
 main(push_sends_each_block_once,
      pull_fetches_each_block_once,
+     push_over_shm,
+     pull_over_shm_with_a_cache_that_is_too_small,
      push_with_a_cache_that_is_too_small,
      pull_with_a_cache_that_is_too_small,
      over_a_metadata_server,

@@ -6,7 +6,6 @@
  */
 #include <errno.h>
 #include <fcntl.h>
-#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -126,13 +125,6 @@ bool shm_clients_leaving(struct ferry_tp *tp)
     return any;
 }
 
-static bool ended(int pidfd)
-{
-    struct pollfd p = {.fd = pidfd, .events = POLLIN};
-
-    return poll(&p, 1, 0) > 0;
-}
-
 void shm_client_ready(struct ferry_tp *tp, struct shm_client *client)
 {
     struct shm_msg msg;
@@ -150,7 +142,7 @@ void shm_client_ready(struct ferry_tp *tp, struct shm_client *client)
             expel(tp, client);
         }
     }
-    if (ended(client->pidfd))
+    if (shm_ended(client->pidfd))
         shm_client_drop(tp, client);
 }
 

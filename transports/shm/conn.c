@@ -94,9 +94,13 @@ static ferry_status identify(struct ferry_peer *peer, struct shm_conn *conn)
     }
     conn->pid = cred.pid;
     conn->pidfd = shm_pidfd(conn->fd, cred.pid);
-    if (conn->pidfd < 0 || shm_start_time(cred.pid) != peer->ident.start) {
-        REFUSE(peer, "peer %s: process %d has ended%s", peer->name, (int)cred.pid,
-               conn->pidfd < 0 ? "" : ", its number belongs to another one now");
+    if (conn->pidfd < 0 || shm_ended(conn->pidfd)) {
+        REFUSE(peer, "peer %s: process %d has ended", peer->name, (int)cred.pid);
+        return FERRY_EUNREACH;
+    }
+    if (shm_start_time(cred.pid) != peer->ident.start) {
+        REFUSE(peer, "peer %s: process %d has ended, its number belongs to another one now",
+               peer->name, (int)cred.pid);
         return FERRY_EUNREACH;
     }
     return FERRY_OK;
@@ -114,7 +118,7 @@ static ferry_status greet(struct ferry_peer *peer, struct shm_conn *conn, uint64
 
     memcpy(msg.token, peer->token, SHM_TOKEN_LEN);
     if (!shm_send(conn->fd, &msg, -1))
-        return FERRY_ECONNRESET;
+        rc = -1;
     while (!rc) {
         uint64_t now = now_ms();
 
@@ -126,10 +130,12 @@ static ferry_status greet(struct ferry_peer *peer, struct shm_conn *conn, uint64
         poll(p, 2, (int)(end_ms - now));
         rc = shm_recv(conn->fd, &msg, &len, &fd);
         if (!rc && p[1].revents)
-            return FERRY_ECONNRESET;
+            rc = -1;
     }
-    if (rc < 0)
+    if (rc < 0) {
+        REFUSE(peer, "peer %s: process %d closed the connection", peer->name, (int)conn->pid);
         return FERRY_ECONNRESET;
+    }
     if (!shm_msg_ok(&msg, len) || msg.type != SHM_WELCOME || msg.status || fd < 0 ||
         fstat(fd, &st) || st.st_size != sizeof(struct shm_page)) {
         REFUSE(peer, "peer %s: process %d does not let us in (status %d)", peer->name,
@@ -359,7 +365,6 @@ bool shm_conn_feed(struct ferry_tp *tp, struct shm_conn *conn, const void *data,
 void shm_conn_ready(struct ferry_tp *tp, struct shm_conn *conn)
 {
     struct shm_msg msg;
-    struct pollfd p = {.fd = conn->pidfd, .events = POLLIN};
     size_t len;
     int fd, rc;
 
@@ -371,7 +376,7 @@ void shm_conn_ready(struct ferry_tp *tp, struct shm_conn *conn)
             break;
         }
     }
-    if (!rc && poll(&p, 1, 0) <= 0)
+    if (!rc && !shm_ended(conn->pidfd))
         return;
     epoll_ctl(tp->epoll_fd, EPOLL_CTL_DEL, conn->fd, NULL);
     epoll_ctl(tp->epoll_fd, EPOLL_CTL_DEL, conn->pidfd, NULL);

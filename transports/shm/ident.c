@@ -3,6 +3,7 @@
  * pid in turn. */
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -32,12 +33,22 @@ static bool read_text(const char *path, char *buf, size_t room)
     return true;
 }
 
+bool shm_ended(int pidfd)
+{
+    struct pollfd p = {.fd = pidfd, .events = POLLIN};
+
+    return poll(&p, 1, 0) > 0;
+}
+
 uint64_t shm_start_time(pid_t pid)
 {
     char path[64], buf[1024];
     const char *at;
 
-    snprintf(path, sizeof(path), "/proc/%d/stat", (int)pid);
+    if (pid)
+        snprintf(path, sizeof(path), "/proc/%d/stat", (int)pid);
+    else /* /proc may be another pid namespace's, where we have another number */
+        snprintf(path, sizeof(path), "/proc/self/stat");
     if (!read_text(path, buf, sizeof(buf)))
         return 0;
     at = strrchr(buf, ')'); /* the name before it may hold anything */
@@ -60,7 +71,7 @@ bool shm_ident_self(struct shm_ident *ident_out)
         return false;
     memcpy(ident.boot, boot, strlen(boot) + 1);
     ident.pidns = st.st_ino;
-    ident.start = shm_start_time(ident.pid);
+    ident.start = shm_start_time(0);
     *ident_out = ident;
     return ident.start != 0;
 }

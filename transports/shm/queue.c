@@ -267,25 +267,37 @@ static uint64_t copy_cma(struct ferry_queue *queue, struct shm_elem *first, uint
     return sum;
 }
 
-/* Copies, at most about `budget` bytes. */
+/* Copies, at most about `budget` bytes; inside one line as long as it is one peer's, a chunk.
+ */
 static void advance(struct ferry_queue *queue, uint64_t budget)
 {
+    struct shm_page *page = NULL;
+    uint64_t inside = 0;
+
     while (queue->run.first && budget) {
         struct shm_elem *e = pop(&queue->run);
-        struct shm_page *page = e->att->conn->page;
         uint64_t n = budget < SHM_CHUNK ? budget : SHM_CHUNK;
         ferry_status status;
 
-        shm_enter(page, queue->number);
+        if (page != e->att->conn->page || inside >= SHM_CHUNK) {
+            if (page)
+                shm_leave(page, queue->number);
+            page = e->att->conn->page;
+            shm_enter(page, queue->number);
+            inside = 0;
+        }
         status = standing(queue, e);
         if (status == FERRY_EAGAIN) {
             push(&queue->parked, e);
-        } else if (status) {
+            continue;
+        }
+        if (status) {
             end(queue, e, status);
-        } else if (e->rmem->map) {
+            continue;
+        }
+        if (e->rmem->map) {
             n = portion(e, n);
             copy_mapped(e, n);
-            budget -= n;
             if (e->done == e->len) {
                 end(queue, e, FERRY_OK);
             } else { /* in front: fewer are half done when something is cut short */
@@ -296,10 +308,12 @@ static void advance(struct ferry_queue *queue, uint64_t budget)
             }
         } else {
             n = copy_cma(queue, e, n);
-            budget -= n < budget ? n : budget;
         }
-        shm_leave(page, queue->number);
+        inside += n;
+        budget -= n < budget ? n : budget;
     }
+    if (page)
+        shm_leave(page, queue->number);
 }
 
 /* --- the table's members --------------------------------------------------------------- */

@@ -12,8 +12,9 @@
 
 #define SHM_MAX_DEPTH    65536u
 #define SHM_MAX_XFER_LEN (UINT64_C(1) << 40)
-#define SHM_CHUNK        (UINT64_C(1) << 20) /* most bytes in one go: bounds every wait */
-#define SHM_NAME_LEN     48u
+#define SHM_CHUNK                                                                              \
+    (UINT64_C(1) << 20) /* most bytes of an element in one go: bounds every wait */
+#define SHM_NAME_LEN 48u
 
 enum shm_mode { SHM_MODE_AUTO, SHM_MODE_CMA, SHM_MODE_MAP };
 
@@ -181,11 +182,12 @@ ferry_status shm_config_parse(const struct ferry_host *host, const struct ferry_
 
 /* ident.c */
 bool shm_ident_self(struct shm_ident *ident_out);
-/* 0 = no such process. */
+/* 0 = no such process. `pid` 0 = this one. */
 uint64_t shm_start_time(pid_t pid);
 /* The process at the other end of a socket, as a descriptor that becomes readable when it has
  * ended; -1 where it has already. */
 int shm_pidfd(int sock, pid_t pid);
+bool shm_ended(int pidfd);
 /* Yama's ptrace_scope, -1 = none. */
 int shm_ptrace_scope(void);
 

@@ -1,0 +1,759 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Whom the shm transport refuses (another host, user, pid namespace, a pid that belongs to
+ * somebody else by now), and that what was taken back is not touched any more. Links the
+ * transport without its table.
+ */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+
+#include <errno.h>
+#include <fcntl.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/mount.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "shm.h"
+
+#if defined(__has_feature)
+#define RACE_DETECTOR __has_feature(thread_sanitizer)
+#else
+#define RACE_DETECTOR 0
+#endif
+
+#define LEN UINT64_C(262144)
+#define ALL (FERRY_ACCESS_LOCAL_WRITE | FERRY_ACCESS_REMOTE_READ | FERRY_ACCESS_REMOTE_WRITE)
+
+/* --- a host with one region, and one end with it -------------------------------------------
+ */
+
+static char last_words[1024];
+
+struct end {
+    struct ferry_host host; /* first */
+    int level;
+    uint8_t *mem;
+    uint32_t access;
+    int memfd;
+    atomic_bool live;
+    struct ferry_tp *tp;
+    struct ferry_mr *mr;
+};
+
+static void __attribute__((format(printf, 5, 6)))
+host_log(const struct ferry_host *host, enum ferry_log_level level, const char *file, int line,
+         const char *fmt, ...)
+{
+    va_list ap;
+
+    va_start(ap, fmt);
+    vsnprintf(last_words, sizeof(last_words), fmt, ap);
+    va_end(ap);
+}
+
+static ferry_status region_get(const struct ferry_host *host, uint64_t addr, uint64_t len,
+                               uint32_t access, struct ferry_region *region_out)
+{
+    const struct end *end = (const void *)host;
+    uint64_t at = addr - (uintptr_t)end->mem;
+
+    if (!atomic_load(&end->live) || at > LEN || len > LEN - at)
+        return FERRY_ERANGE;
+    if ((end->access & access) != access)
+        return FERRY_EACCESS;
+    *region_out = (struct ferry_region){.kind = FERRY_MEM_HOST};
+    return FERRY_OK;
+}
+
+static void region_put(const struct ferry_host *host, struct ferry_region *region)
+{
+}
+
+static void register_mem(struct end *end, uint32_t access)
+{
+    struct ferry_mem_desc d = {.size = sizeof(d),
+                               .addr = end->mem,
+                               .len = LEN,
+                               .dmabuf_fd = -1,
+                               .access = access,
+                               .flags = end->memfd >= 0 ? FERRY_MEM_MEMFD : 0,
+                               .memfd = end->memfd};
+
+    assert_int_equal(shm_mem_reg(end->tp, &d, 1, &end->mr), FERRY_OK);
+    end->access = access;
+    atomic_store(&end->live, true);
+}
+
+/* `seals`: of a memfd behind the memory; -1 = ordinary memory. */
+static void end_open(struct end *end, const char *mode, int seals)
+{
+    struct ferry_kv kv = {.key = "mode", .val = mode, .val_len = (uint32_t)strlen(mode)};
+    struct ferry_kvs config = {.v = &kv, .n = 1};
+
+    memset(end, 0, sizeof(*end));
+    end->level = FERRY_LOG_INFO;
+    end->host = (struct ferry_host){.size = sizeof(end->host),
+                                    .log_level = &end->level,
+                                    .log = host_log,
+                                    .region_get = region_get,
+                                    .region_put = region_put};
+    end->memfd = -1;
+    if (seals >= 0) {
+        end->memfd = memfd_create("test", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+        assert_true(end->memfd >= 0 && !ftruncate(end->memfd, (off_t)LEN));
+        assert_int_equal(fcntl(end->memfd, F_ADD_SEALS, seals), 0);
+    }
+    end->mem = mmap(NULL, LEN, PROT_READ | PROT_WRITE,
+                    seals >= 0 ? MAP_SHARED : MAP_PRIVATE | MAP_ANONYMOUS, end->memfd, 0);
+    assert_true(end->mem != MAP_FAILED);
+    assert_int_equal(shm_tp_open(&end->host, &config, &end->tp), FERRY_OK);
+    register_mem(end, ALL);
+}
+
+static void end_close(struct end *end)
+{
+    atomic_store(&end->live, false);
+    if (end->mr)
+        shm_mem_dereg(end->tp, &end->mr, 1);
+    shm_tp_close(end->tp);
+    munmap(end->mem, LEN);
+    if (end->memfd >= 0)
+        close(end->memfd);
+}
+
+/* --- what it publishes, with single values forged -------------------------------------------
+ */
+
+struct attrs {
+    struct ferry_kv_sink sink; /* first */
+    struct ferry_kv v[16];
+    char key[16][24], val[16][64];
+    size_t n;
+    uint64_t mem; /* where the target's memory is */
+};
+
+static ferry_status attrs_put(struct ferry_kv_sink *sink, const struct ferry_kv *kv)
+{
+    struct attrs *a = (struct attrs *)sink;
+
+    snprintf(a->key[a->n], sizeof(a->key[0]), "%s", kv->key);
+    snprintf(a->val[a->n], sizeof(a->val[0]), "%.*s", (int)kv->val_len, (const char *)kv->val);
+    a->n++;
+    return FERRY_OK;
+}
+
+static void attrs_of(struct end *end, struct attrs *a)
+{
+    *a = (struct attrs){.sink.put = attrs_put, .mem = (uintptr_t)end->mem};
+    assert_int_equal(shm_export_segment(end->tp, &a->sink), FERRY_OK);
+}
+
+static void forge(struct attrs *a, const char *key, const char *val)
+{
+    for (size_t i = 0; i < a->n; i++) {
+        if (!strcmp(a->key[i], key)) {
+            snprintf(a->val[i], sizeof(a->val[0]), "%s", val);
+            return;
+        }
+    }
+    fail_msg("no attribute %s", key);
+}
+
+static ferry_status open_peer(struct end *end, struct attrs *a, struct ferry_peer **peer_out)
+{
+    for (size_t i = 0; i < a->n; i++)
+        a->v[i] = (struct ferry_kv){
+            .key = a->key[i], .val = a->val[i], .val_len = (uint32_t)strlen(a->val[i])};
+    struct ferry_kvs kvs = {.v = a->v, .n = a->n};
+    last_words[0] = '\0';
+    return shm_peer_open(end->tp, "peer", &kvs, peer_out);
+}
+
+/* Open and attached, or what refused it; the words are in last_words. */
+static ferry_status reach(struct end *end, struct attrs *a)
+{
+    struct ferry_queue_attr attr = {.size = sizeof(attr), .depth = 8};
+    struct ferry_peer *peer;
+    struct ferry_queue *queue;
+    ferry_status status = open_peer(end, a, &peer);
+
+    if (status)
+        return status;
+    assert_int_equal(shm_queue_open(end->tp, &attr, &queue), FERRY_OK);
+    status = shm_peer_attach(peer, queue, 1000);
+    shm_peer_close(peer);
+    shm_queue_close(queue);
+    return status;
+}
+
+static void refused(struct end *end, struct attrs *a, const char *words)
+{
+    ferry_status status = reach(end, a);
+
+    if (ferry_status_scope(status) != FERRY_SCOPE_PEER)
+        fail_msg("status %d, expected one of peer scope", (int)status);
+    if (!strstr(last_words, words))
+        fail_msg("\"%s\" does not say \"%s\"", last_words, words);
+}
+
+/* --- a target in another process
+ * --------------------------------------------------------------- */
+
+/* Waits for a byte on `ctl`, then ends. Its attributes come first. */
+static void target_main(int ctl, uid_t uid, const char *mode)
+{
+    static struct end end;
+    static struct attrs a;
+    char byte;
+
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    if (uid && (setgid(uid) || setuid(uid)))
+        _exit(3);
+    prctl(PR_SET_DUMPABLE, 1); /* who changes its user is not, and cannot read its own /proc */
+    end_open(&end, mode, F_SEAL_SHRINK);
+    attrs_of(&end, &a);
+    if (write(ctl, &a, sizeof(a)) != (ssize_t)sizeof(a) || read(ctl, &byte, 1) < 0)
+        _exit(4);
+    _exit(0);
+}
+
+static pid_t target_fork(uid_t uid, const char *mode, struct attrs *a, int *ctl_out)
+{
+    int ctl[2];
+    assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ctl), 0);
+    pid_t pid = fork();
+    if (pid == 0) {
+        close(ctl[0]);
+        target_main(ctl[1], uid, mode);
+    }
+    close(ctl[1]);
+    assert_int_equal(recv(ctl[0], a, sizeof(*a), MSG_WAITALL), (int)sizeof(*a));
+    *ctl_out = ctl[0];
+    return pid;
+}
+
+static void target_end(pid_t pid, int ctl)
+{
+    close(ctl);
+    waitpid(pid, NULL, 0);
+}
+
+/* The race detector knows no threads of a process that was forked from one with threads. */
+static void needs_fork(const char *name)
+{
+    if (RACE_DETECTOR) {
+        printf("not run: %s: forks, which the race detector does not follow\n", name);
+        skip();
+    }
+}
+
+/* Runs `body` in a process of its own; skips where it exits with 77. */
+static void apart(const char *name, void (*body)(void))
+{
+    int how;
+    pid_t pid;
+
+    needs_fork(name);
+    pid = fork();
+
+    if (pid == 0) {
+        body();
+        _exit(0);
+    }
+    waitpid(pid, &how, 0);
+    if (WIFEXITED(how) && WEXITSTATUS(how) == 77) {
+        printf("not run: %s: needs root\n", name);
+        skip();
+    }
+    assert_true(WIFEXITED(how));
+    assert_int_equal(WEXITSTATUS(how), 0);
+}
+
+/* Inside `apart` cmocka's failures do not count: exit statuses do. */
+#define MUST(what)                                                                             \
+    do {                                                                                       \
+        if (!(what)) {                                                                         \
+            fprintf(stderr, "%s:%d: not so: %s (%s)\n", __FILE__, __LINE__, #what,             \
+                    last_words);                                                               \
+            _exit(1);                                                                          \
+        }                                                                                      \
+    } while (0)
+
+static bool lost(ferry_status status, const char *words)
+{
+    return ferry_status_scope(status) == FERRY_SCOPE_PEER && strstr(last_words, words);
+}
+
+/* --- one transfer
+ * -------------------------------------------------------------------------------- */
+
+struct way {
+    struct ferry_peer *peer;
+    struct ferry_queue *queue;
+    struct ferry_rmem *rmem;
+};
+
+static ferry_status transfer(struct end *end, struct way *way, enum ferry_op op, uint64_t len)
+{
+    struct ferry_xfer x = {.mr = end->mr, .rmem = way->rmem, .local = end->mem, .len = len};
+    struct ferry_list list = {
+        .size = sizeof(list), .op = op, .peer = way->peer, .v = &x, .n = 1, .cookie = 1};
+    struct ferry_comp comp;
+    uint32_t accepted;
+    ferry_status status = shm_submit(way->queue, &list, &accepted);
+
+    if (status)
+        return status;
+    while (!shm_poll(way->queue, &comp, 1))
+        sched_yield();
+    return comp.status;
+}
+
+static ferry_status way_open(struct end *end, struct attrs *a, struct way *way)
+{
+    struct ferry_queue_attr attr = {.size = sizeof(attr), .depth = 8};
+    struct ferry_kvs none = {.n = 0};
+    ferry_status status = shm_queue_open(end->tp, &attr, &way->queue);
+
+    if (!status)
+        status = open_peer(end, a, &way->peer);
+    if (!status)
+        status = shm_rmem_open(way->peer, a->mem, LEN, &none, &way->rmem);
+    return status ? status : shm_peer_attach(way->peer, way->queue, 1000);
+}
+
+static void way_close(struct way *way)
+{
+    shm_rmem_close(way->rmem);
+    shm_peer_close(way->peer);
+    shm_queue_close(way->queue);
+}
+
+/* --- refusals
+ * ---------------------------------------------------------------------------------------- */
+
+static void other_host(void **state)
+{
+    struct end end;
+    struct attrs a;
+
+    end_open(&end, "auto", -1);
+    attrs_of(&end, &a);
+    assert_int_equal(reach(&end, &a), FERRY_OK);
+    forge(&a, "shm_boot", "5b6f6c9e-0000-4000-8000-000000000000");
+    refused(&end, &a, "on another host: boot id 5b6f6c9e-0000-4000-8000-000000000000 there");
+    end_close(&end);
+}
+
+/* Whatever is published: the process that answers must be the one that is meant. */
+static void forged(void **state)
+{
+    struct end end;
+    struct attrs good, a;
+
+    end_open(&end, "auto", -1);
+    attrs_of(&end, &good);
+    a = good;
+    forge(&a, "shm_pid", "1");
+    refused(&end, &a, "answers where process 1 is expected");
+    a = good;
+    forge(&a, "shm_start", "1");
+    refused(&end, &a, "its number belongs to another one now");
+    a = good;
+    forge(&a, "shm_token", "00000000000000000000000000000000");
+    assert_int_equal(reach(&end, &a), FERRY_ESTALE);
+    a = good;
+    forge(&a, "shm_socket", "ferry-shm-nobody");
+    refused(&end, &a, "nobody listens at UNIX socket @ferry-shm-nobody");
+    a = good;
+    forge(&a, "shm_token_addr", "4096");
+    refused(&end, &a, "process_vm_readv of process");
+    a = good;
+    char where[24];
+    snprintf(where, sizeof(where), "%llu", (unsigned long long)(uintptr_t)end.mem);
+    forge(&a, "shm_token_addr", where); /* readable, and other bytes */
+    refused(&end, &a, "is not the peer's");
+    a = good;
+    forge(&a, "shm_uid", "-1");
+    assert_int_equal(reach(&end, &a), FERRY_EINVAL);
+    end_close(&end);
+}
+
+static void two_users_body(void)
+{
+    static struct end end;
+    static struct attrs a;
+    char own[24];
+    int ctl;
+
+    if (geteuid() != 0)
+        _exit(77);
+    pid_t pid = target_fork(65534, "auto", &a, &ctl);
+    end_open(&end, "auto", -1);
+    MUST(lost(reach(&end, &a), "runs as user 65534, this process as user 0"));
+    snprintf(own, sizeof(own), "%u", (unsigned)geteuid());
+    forge(&a, "shm_uid", own); /* what it says does not matter */
+    MUST(lost(reach(&end, &a), "runs as user 65534, this process as user 0"));
+    target_end(pid, ctl);
+
+    /* the other way: somebody else knocks, and is shown the door by the target itself */
+    attrs_of(&end, &a);
+    pid = fork();
+    if (pid == 0) {
+        struct sockaddr_un addr = {.sun_family = AF_UNIX};
+        struct shm_msg msg = {.magic = SHM_MAGIC, .type = SHM_HELLO};
+        size_t len = strlen(end.tp->sock);
+        int fd = socket(AF_UNIX, SOCK_SEQPACKET, 0);
+
+        memcpy(addr.sun_path + 1, end.tp->sock, len);
+        memcpy(msg.token, end.tp->token, SHM_TOKEN_LEN);
+        if (setgid(65534) || setuid(65534) ||
+            connect(fd, (void *)&addr,
+                    (socklen_t)(offsetof(struct sockaddr_un, sun_path) + 1 + len)))
+            _exit(2);
+        if (send(fd, &msg, sizeof(msg), MSG_NOSIGNAL) < 0)
+            _exit(0); /* closed already */
+        _exit(recv(fd, &msg, sizeof(msg), 0) > 0 ? 1 : 0);
+    }
+    int how;
+    waitpid(pid, &how, 0);
+    MUST(WIFEXITED(how) && WEXITSTATUS(how) == 0);
+    end_close(&end);
+}
+
+static void two_users(void **state)
+{
+    apart("two_users", two_users_body);
+}
+
+static void two_namespaces_body(void)
+{
+    static struct end end;
+    static struct attrs a;
+    char own[24];
+    int ctl;
+
+    if (geteuid() != 0)
+        _exit(77);
+    end_open(&end, "auto", -1); /* before: who has unshared starts no thread any more */
+    if (unshare(CLONE_NEWPID))
+        _exit(77);
+    pid_t pid = target_fork(0, "auto", &a, &ctl); /* the first of the new namespace */
+    MUST(lost(reach(&end, &a), "is in another pid namespace"));
+    snprintf(own, sizeof(own), "%llu", (unsigned long long)end.tp->ident.pidns);
+    forge(&a, "shm_pidns", own);
+    MUST(lost(reach(&end, &a), "where process 1 is expected"));
+    target_end(pid, ctl);
+    end_close(&end);
+}
+
+static void two_namespaces(void **state)
+{
+    apart("two_namespaces", two_namespaces_body);
+}
+
+/* A target dies, a fork of it keeps its sockets, and its number goes to another process that
+ * has memory at the very address. */
+static void recycled_in(const char *mode, int seals)
+{
+    static struct end end;
+    static struct attrs a;
+    struct way way;
+    int ctl[2], pipes[2];
+    char byte, text[16];
+
+    MUST(!socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ctl) && !pipe2(pipes, O_CLOEXEC));
+    pid_t pid = fork();
+    if (pid == 0) {
+        static struct end target;
+        end_open(&target, mode, seals);
+        attrs_of(&target, &a);
+        if (write(ctl[1], &a, sizeof(a)) < 0 || read(ctl[1], &byte, 1) < 0)
+            _exit(4);
+        if (fork() == 0) { /* keeps what is open */
+            prctl(PR_SET_PDEATHSIG, 0);
+            if (write(ctl[1], "k", 1) < 0)
+                _exit(4);
+            for (;;)
+                pause();
+        }
+        for (;;)
+            pause();
+    }
+    MUST(recv(ctl[0], &a, sizeof(a), MSG_WAITALL) == (ssize_t)sizeof(a));
+    end_open(&end, mode, -1);
+    MUST(way_open(&end, &a, &way) == FERRY_OK);
+    MUST(transfer(&end, &way, FERRY_OP_WRITE, 4096) == FERRY_OK);
+    MUST(write(ctl[0], "x", 1) == 1 && read(ctl[0], &byte, 1) == 1);
+    kill(pid, SIGKILL);
+    waitpid(pid, NULL, 0);
+
+    snprintf(text, sizeof(text), "%d", (int)pid - 1);
+    int fd = open("/proc/sys/kernel/ns_last_pid", O_WRONLY);
+    if (fd < 0 || write(fd, text, strlen(text)) < 0)
+        _exit(77);
+    close(fd);
+    pid_t again = fork();
+    if (again == 0) {
+        uint8_t *mem = mmap((void *)(uintptr_t)a.mem, LEN, PROT_READ | PROT_WRITE,
+                            MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
+        memset(mem, 0x5a, LEN);
+        if (write(pipes[1], "r", 1) < 0 || read(ctl[1], &byte, 1) < 0)
+            _exit(4);
+        for (uint64_t i = 0; i < LEN; i++)
+            if (mem[i] != 0x5a)
+                _exit(9);
+        _exit(0);
+    }
+    MUST(again == pid);
+    MUST(read(pipes[0], &byte, 1) == 1);
+    memset(end.mem, 0xee, LEN);
+    MUST(ferry_status_scope(transfer(&end, &way, FERRY_OP_WRITE, LEN)) == FERRY_SCOPE_PEER);
+    MUST(lost(reach(&end, &a), "has ended"));
+    MUST(write(ctl[0], "x", 1) == 1);
+    int how;
+    waitpid(again, &how, 0);
+    MUST(WIFEXITED(how) && WEXITSTATUS(how) == 0); /* 9: it was written to */
+    way_close(&way);
+    end_close(&end);
+}
+
+static void recycled_body(void)
+{
+    if (geteuid() != 0 || unshare(CLONE_NEWPID | CLONE_NEWNS))
+        _exit(77);
+    pid_t first = fork(); /* the namespace's init: what is left in it dies with it */
+    if (first == 0) {
+        if (mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) ||
+            mount("proc", "/proc", "proc", 0, NULL))
+            _exit(77);
+        recycled_in("cma", -1);
+        recycled_in("map", F_SEAL_SHRINK);
+        _exit(0);
+    }
+    int how;
+    waitpid(first, &how, 0);
+    _exit(WIFEXITED(how) ? WEXITSTATUS(how) : 1);
+}
+
+static void recycled(void **state)
+{
+    apart("recycled", recycled_body);
+}
+
+/* --- rights and their end
+ * ------------------------------------------------------------------------------ */
+
+/* Permissions of the mapping at `at`, as /proc tells them. */
+static void perms_of(const void *at, char perms[5])
+{
+    char line[512];
+    FILE *f = fopen("/proc/self/maps", "re");
+
+    assert_non_null(f);
+    perms[0] = '\0';
+    while (fgets(line, sizeof(line), f)) {
+        unsigned long from, to;
+        char p[5];
+        if (sscanf(line, "%lx-%lx %4s", &from, &to, p) == 3 && (uintptr_t)at >= from &&
+            (uintptr_t)at < to)
+            memcpy(perms, p, 5);
+    }
+    fclose(f);
+}
+
+static void reads_only(void **state)
+{
+    struct end here, there;
+    struct attrs a;
+    struct way way;
+    char perms[5];
+
+    end_open(&here, "map", -1);
+    end_open(&there, "map", F_SEAL_SHRINK);
+    atomic_store(&there.live, false);
+    shm_mem_dereg(there.tp, &there.mr, 1);
+    register_mem(&there, FERRY_ACCESS_REMOTE_READ);
+    attrs_of(&there, &a);
+    assert_int_equal(way_open(&here, &a, &way), FERRY_OK);
+    memset(there.mem, 0x21, LEN);
+    assert_int_equal(transfer(&here, &way, FERRY_OP_READ, LEN), FERRY_OK);
+    assert_memory_equal(here.mem, there.mem, LEN);
+    assert_int_equal(transfer(&here, &way, FERRY_OP_WRITE, 1), FERRY_EACCESS);
+    assert_non_null(way.rmem->map);
+    perms_of(way.rmem->map, perms);
+    assert_string_equal(perms, "r--s");
+    assert_int_not_equal(mprotect(way.rmem->map_start, way.rmem->map_len, PROT_WRITE), 0);
+    way_close(&way);
+    end_close(&here);
+    end_close(&there);
+}
+
+/* Memory that its owner could shrink is read by the kernel, which survives that. */
+static void maps_what_is_sealed(void **state)
+{
+    for (int sealed = 0; sealed < 2; sealed++) {
+        struct end here, there;
+        struct attrs a;
+        struct way way;
+
+        end_open(&here, "auto", -1);
+        end_open(&there, "auto", sealed ? F_SEAL_SHRINK : 0);
+        attrs_of(&there, &a);
+        assert_int_equal(way_open(&here, &a, &way), FERRY_OK);
+        memset(here.mem, 0x42, LEN);
+        assert_int_equal(transfer(&here, &way, FERRY_OP_WRITE, LEN), FERRY_OK);
+        assert_memory_equal(here.mem, there.mem, LEN);
+        assert_int_equal(way.rmem->map != NULL, sealed);
+        if (!sealed) {
+            assert_int_equal(ftruncate(there.memfd, 0), 0);
+            assert_int_equal(transfer(&here, &way, FERRY_OP_READ, LEN), FERRY_EACCESS);
+        }
+        way_close(&way);
+        end_close(&here);
+        end_close(&there);
+    }
+}
+
+struct copier {
+    struct end *end;
+    struct way *way;
+    atomic_bool stop;
+    unsigned done, turned_away;
+};
+
+static void *copier_main(void *arg)
+{
+    struct copier *c = arg;
+
+    while (!atomic_load(&c->stop)) {
+        ferry_status status = transfer(c->end, c->way, FERRY_OP_WRITE, LEN);
+        if (status == FERRY_OK)
+            c->done++;
+        else if (status == FERRY_ERANGE)
+            c->turned_away++;
+        else
+            abort();
+    }
+    return NULL;
+}
+
+/* A peer writes without end; from the moment mem_dereg returns not a byte of it lands. */
+static void revoked_in(const char *mode, int seals)
+{
+    struct end here, there;
+    struct attrs a;
+    struct way way;
+    pthread_t thread;
+
+    end_open(&here, mode, -1);
+    end_open(&there, mode, seals);
+    attrs_of(&there, &a);
+    assert_int_equal(way_open(&here, &a, &way), FERRY_OK);
+    memset(here.mem, 0xee, LEN);
+    struct copier c = {.end = &here, .way = &way};
+    assert_int_equal(pthread_create(&thread, NULL, copier_main, &c), 0);
+    for (unsigned round = 0; round < 100; round++) {
+        nanosleep(&(struct timespec){.tv_nsec = 1000000 + round * 10000}, NULL);
+        atomic_store(&there.live, false);
+        shm_mem_dereg(there.tp, &there.mr, 1);
+        there.mr = NULL;
+        memset(there.mem, 0x11, LEN);
+        nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
+        for (uint64_t i = 0; i < LEN; i++)
+            if (there.mem[i] != 0x11)
+                fail_msg("%s: round %u: byte %llu written after mem_dereg", mode, round,
+                         (unsigned long long)i);
+        register_mem(&there, ALL);
+    }
+    atomic_store(&c.stop, true);
+    pthread_join(thread, NULL);
+    assert_true(c.done > 100 && c.turned_away > 100);
+    way_close(&way);
+    end_close(&here);
+    end_close(&there);
+}
+
+static void revoked(void **state)
+{
+    revoked_in("cma", -1);
+    revoked_in("map", F_SEAL_SHRINK);
+}
+
+/* One that was killed in the middle of a copy holds up nobody: its line stays odd for ever. */
+static void killed_while_copying(void **state)
+{
+    struct end there;
+    struct attrs a;
+    int ctl[2];
+    char byte;
+
+    needs_fork("killed_while_copying");
+    end_open(&there, "map", F_SEAL_SHRINK);
+    attrs_of(&there, &a);
+    assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ctl), 0);
+    pid_t pid = fork();
+    if (pid == 0) {
+        static struct end here;
+        struct way way;
+        end_open(&here, "map", -1);
+        if (way_open(&here, &a, &way) || transfer(&here, &way, FERRY_OP_WRITE, 64))
+            _exit(3);
+        shm_enter(way.peer->conn->page, 0);
+        if (write(ctl[1], "x", 1) < 0)
+            _exit(3);
+        for (;;)
+            pause();
+    }
+    assert_int_equal(read(ctl[0], &byte, 1), 1);
+    close(ctl[0]);
+    close(ctl[1]);
+    /* ends it while mem_dereg waits */
+    pid_t killer = fork();
+    if (killer == 0) {
+        nanosleep(&(struct timespec){.tv_nsec = 200000000}, NULL);
+        kill(pid, SIGKILL);
+        _exit(0);
+    }
+    struct timespec from, to;
+    clock_gettime(CLOCK_MONOTONIC, &from);
+    atomic_store(&there.live, false);
+    shm_mem_dereg(there.tp, &there.mr, 1);
+    there.mr = NULL;
+    clock_gettime(CLOCK_MONOTONIC, &to);
+    int64_t ms = (to.tv_sec - from.tv_sec) * 1000 + (to.tv_nsec - from.tv_nsec) / 1000000;
+    assert_true(ms >= 100); /* it has waited as long as bytes could come */
+    waitpid(pid, NULL, 0);
+    waitpid(killer, NULL, 0);
+    end_close(&there);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(other_host),
+        cmocka_unit_test(forged),
+        cmocka_unit_test(two_users),
+        cmocka_unit_test(two_namespaces),
+        cmocka_unit_test(recycled),
+        cmocka_unit_test(reads_only),
+        cmocka_unit_test(maps_what_is_sealed),
+        cmocka_unit_test(revoked),
+        cmocka_unit_test(killed_while_copying),
+    };
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
