@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "engine.h"
@@ -136,8 +137,6 @@ static void dereg(struct ferry_engine *engine, const struct fy_region *regions, 
 
 static struct ferry_mem_desc desc_of(const struct fy_region *region)
 {
-    const struct own *own = region->owner;
-
     return (struct ferry_mem_desc){
         .size = sizeof(struct ferry_mem_desc),
         .kind = region->kind,
@@ -146,8 +145,9 @@ static struct ferry_mem_desc desc_of(const struct fy_region *region)
         .device = region->device,
         .dmabuf_fd = -1,
         .access = region->access,
-        .flags = own && own->fd >= 0 ? FERRY_MEM_MEMFD : 0,
-        .memfd = own ? own->fd : -1,
+        .flags = region->memfd >= 0 ? FERRY_MEM_MEMFD : 0,
+        .memfd = region->memfd,
+        .memfd_off = region->memfd_off,
     };
 }
 
@@ -213,6 +213,7 @@ static ferry_status to_region(const struct ferry_buffer *buffer, struct fy_regio
         .access = buffer->access | FERRY_ACCESS_LOCAL_WRITE,
         .kind = FERRY_MEM_HOST,
         .device = -1,
+        .memfd = -1,
     };
     memcpy(region->location, location, strlen(location) + 1);
     return FERRY_OK;
@@ -232,8 +233,37 @@ static void take_back(struct ferry_engine *engine, const uint64_t *addrs, size_t
     fy_fail(FERRY_EINVAL, "%s", text);
 }
 
+/* What lies behind all buffers of a call: `fd`, the first byte of which is mapped at `base`. */
+struct backing {
+    int fd;
+    const void *base;
+};
+
+static ferry_status set_backing(struct fy_region *region, const struct backing *backing)
+{
+    uint64_t off = region->addr - (uintptr_t)backing->base;
+    int seals = fcntl(backing->fd, F_GET_SEALS);
+    struct stat st;
+
+    if (seals < 0 || fstat(backing->fd, &st))
+        return fy_fail(FERRY_EINVAL, "descriptor %d is not a memfd: %s", backing->fd,
+                       strerror(errno));
+    if (!(seals & F_SEAL_SHRINK))
+        return fy_fail(FERRY_EINVAL, "descriptor %d is not sealed with F_SEAL_SHRINK",
+                       backing->fd);
+    if (region->addr < (uintptr_t)backing->base || off > (uint64_t)st.st_size ||
+        region->len > (uint64_t)st.st_size - off)
+        return fy_fail(FERRY_EINVAL, "%p+%llu is not in the %lld bytes from %p",
+                       (void *)(uintptr_t)region->addr, (unsigned long long)region->len,
+                       (long long)st.st_size, backing->base);
+    region->memfd = backing->fd;
+    region->memfd_off = off;
+    return FERRY_OK;
+}
+
 static ferry_status register_owned(struct ferry_engine *engine,
-                                   const struct ferry_buffer *buffers, size_t n, void *owner)
+                                   const struct ferry_buffer *buffers, size_t n, void *owner,
+                                   const struct backing *backing)
 {
     struct fy_region *regions;
     uint64_t *addrs;
@@ -247,6 +277,8 @@ static ferry_status register_owned(struct ferry_engine *engine,
         status = fy_fail(FERRY_ENOMEM, "no memory for %zu buffers", n);
     for (size_t i = 0; i < n && !status; i++) {
         status = to_region(&buffers[i], &regions[i]);
+        if (!status && backing->fd >= 0)
+            status = set_backing(&regions[i], backing);
         if (status)
             fy_fail_in(status, "buffer %zu: ", i);
         regions[i].owner = owner;
@@ -274,7 +306,17 @@ static ferry_status register_owned(struct ferry_engine *engine,
 ferry_status ferry_memory_register(struct ferry_engine *engine,
                                    const struct ferry_buffer *buffers, size_t n)
 {
-    return register_owned(engine, buffers, n, NULL);
+    return register_owned(engine, buffers, n, NULL, &(struct backing){.fd = -1});
+}
+
+ferry_status ferry_memory_register_fd(struct ferry_engine *engine,
+                                      const struct ferry_buffer *buffers, size_t n, int fd,
+                                      const void *base)
+{
+    if (fd < 0 || !base)
+        return fy_fail(FERRY_EINVAL, "memory_register_fd: a descriptor and where it is mapped "
+                                     "are needed");
+    return register_owned(engine, buffers, n, NULL, &(struct backing){fd, base});
 }
 
 ferry_status ferry_memory_unregister(struct ferry_engine *engine, void *const *addrs, size_t n)
@@ -319,25 +361,36 @@ static bool wants_memfd(const struct ferry_engine *engine)
     return false;
 }
 
-/* Sealed, so that no peer that maps it loses it under its feet. Reserved huge pages are taken
- * when they are mapped, so a success is one for good. */
-static bool map_memfd(struct own *own, bool huge)
+/* Sealed, so that no peer that maps it loses it under its feet. -1: errno says why. */
+static int make_memfd(uint64_t len, bool huge)
 {
     int fd = memfd_create("ferry-memory", MFD_CLOEXEC | MFD_ALLOW_SEALING |
                                               (huge ? MFD_HUGETLB | HUGE_2MB : 0));
     int error;
 
-    if (fd >= 0 && !ftruncate(fd, (off_t)own->len) &&
-        !fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW)) {
-        own->addr = mmap(NULL, own->len, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-        if (own->addr != MAP_FAILED) {
-            own->fd = fd;
-            return true;
-        }
-    }
+    if (fd < 0 ||
+        (!ftruncate(fd, (off_t)len) && !fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW)))
+        return fd;
     error = errno;
-    if (fd >= 0)
-        close(fd);
+    close(fd);
+    errno = error;
+    return -1;
+}
+
+/* Reserved huge pages are taken when they are mapped, so a success is one for good. */
+static bool map_memfd(struct own *own, bool huge)
+{
+    int error;
+
+    own->fd = make_memfd(own->len, huge);
+    if (own->fd < 0)
+        return false;
+    own->addr = mmap(NULL, own->len, PROT_READ | PROT_WRITE, MAP_SHARED, own->fd, 0);
+    if (own->addr != MAP_FAILED)
+        return true;
+    error = errno;
+    close(own->fd);
+    own->fd = -1;
     errno = error;
     return false;
 }
@@ -380,6 +433,12 @@ mapped:
     return FERRY_OK;
 }
 
+int ferry_memory_fd(struct ferry_engine *engine, uint64_t len)
+{
+    return engine && len && len <= SIZE_MAX / 2 && wants_memfd(engine) ? make_memfd(len, false)
+                                                                       : -1;
+}
+
 static void unmap_own(struct own *own)
 {
     munmap(own->addr, own->len);
@@ -409,7 +468,7 @@ ferry_status ferry_memory_alloc(struct ferry_engine *engine, uint64_t len, uint3
         return status;
     }
     buffer.addr = own->addr;
-    status = register_owned(engine, &buffer, 1, own);
+    status = register_owned(engine, &buffer, 1, own, &(struct backing){own->fd, own->addr});
     if (status) {
         unmap_own(own);
         return status;

@@ -14,6 +14,8 @@ struct fy_region {
     uint32_t access; /* FERRY_ACCESS_ */
     uint32_t kind;   /* enum ferry_mem_kind */
     int32_t device;
+    int32_t memfd;      /* behind it, -1 = none; looked at while it is registered */
+    uint64_t memfd_off; /* of addr */
     char location[32];
     struct ferry_mr *mr[FY_MAX_TRANSPORTS]; /* by the engine's transport index; NULL = none */
     void *owner;                            /* what ferry_memory_alloc needs to free it */

@@ -89,14 +89,17 @@ void job_close(struct job *job)
 bool job_memory(struct job *job, const struct layout *layout, uint32_t access)
 {
     struct ferry_buffer *buffers = calloc(layout->model.layers, sizeof(*buffers));
+    int fd = ferry_memory_fd(job->engine, layout->total_len);
     void *memory = mmap(NULL, layout->total_len, PROT_READ | PROT_WRITE,
-                        MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+                        fd >= 0 ? MAP_SHARED : MAP_PRIVATE | MAP_ANONYMOUS, fd, 0);
     ferry_status status;
 
     if (!buffers || memory == MAP_FAILED) {
         job_stop(job, EXIT_LOST, "no memory for a cache of %llu bytes",
                  (unsigned long long)layout->total_len);
         free(buffers);
+        if (fd >= 0)
+            close(fd);
         return false;
     }
     madvise(memory, layout->total_len, MADV_HUGEPAGE);
@@ -111,7 +114,11 @@ bool job_memory(struct job *job, const struct layout *layout, uint32_t access)
                                            .len = layout->layer_len,
                                            .access = access,
                                            .location = "cpu:0"};
-    status = ferry_memory_register(job->engine, buffers, layout->model.layers);
+    status = fd >= 0 ? ferry_memory_register_fd(job->engine, buffers, layout->model.layers, fd,
+                                                memory)
+                     : ferry_memory_register(job->engine, buffers, layout->model.layers);
+    if (fd >= 0)
+        close(fd);
     free(buffers);
     if (status != FERRY_OK) {
         job_stop(job, EXIT_LOST, "registering the cache: %s", ferry_error());

@@ -110,6 +110,19 @@ FERRY_API ferry_status ferry_memory_register(struct ferry_engine *engine,
 FERRY_API ferry_status ferry_memory_unregister(struct ferry_engine *engine, void *const *addrs,
                                                size_t n);
 
+/*
+ * The same for parts of one shared mapping: the first byte of memfd `fd`, which is sealed with
+ * F_SEAL_SHRINK, is mapped at `base`. Peers of this host can then map the memory too. `fd` is
+ * borrowed until the call returns; it may be closed then.
+ */
+FERRY_API ferry_status ferry_memory_register_fd(struct ferry_engine *engine,
+                                                const struct ferry_buffer *buffers, size_t n,
+                                                int fd, const void *base);
+/* Such a descriptor of `len` zero bytes, the caller's to map and to close; -1 where no
+ * transport of the engine has use for one, or none could be made: ordinary memory is right
+ * then. */
+FERRY_API int ferry_memory_fd(struct ferry_engine *engine, uint64_t len);
+
 /* For ferry_memory_alloc alone, beside the rights: reserved huge pages (vm.nr_hugepages); where
  * there are none, ordinary ones with a WARN line, or FERRY_ENOMEM. */
 enum { FERRY_HUGE_PAGES = 256, FERRY_HUGE_PAGES_ONLY = 512 };

@@ -126,7 +126,7 @@ def pull_fetches_each_block_once(lab):
 
 
 def push_over_shm(lab):
-    hand_over(lab, "push", True, protocol="shm")
+    hand_over(lab, "push", True, protocol="shm", ferry={"shm": {"mode": "map"}})  # fails where it is not mapped
 
 
 def pull_over_shm_with_a_cache_that_is_too_small(lab):

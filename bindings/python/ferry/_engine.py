@@ -6,6 +6,7 @@ from __future__ import annotations
 import atexit
 import json
 import logging
+import os
 import sys
 import threading
 import warnings
@@ -17,7 +18,7 @@ from typing import (Any, Awaitable, Callable, Dict, Generator, Iterable, List, M
 from . import _ferry
 from ._aio import Reaper
 from ._errors import InvalidArgument, NotReady, make_error
-from ._memory import REMOTE_READ, REMOTE_WRITE, Memory, new_pages, range_of
+from ._memory import REMOTE_READ, REMOTE_WRITE, Memory, new_pages, range_of, whole_pages
 
 READ = 0
 WRITE = 1
@@ -402,6 +403,9 @@ class Engine:
     def register_all(self, objs: Iterable[Any], *, access: int = REMOTE_READ | REMOTE_WRITE,
                      location: Optional[str] = None) -> List[Memory]:
         """All or none, published once. Addresses are given as (address, length)."""
+        return self._register(objs, access, location)
+
+    def _register(self, objs: Iterable[Any], access: int, location: Optional[str], memfd: int = -1) -> List[Memory]:
         made = []
         for obj in objs:
             nbytes = None
@@ -418,17 +422,25 @@ class Engine:
             if readonly and access & REMOTE_WRITE:
                 raise InvalidArgument("a read-only buffer cannot be given REMOTE_WRITE")
             made.append(Memory(self, addr, has if nbytes is None else nbytes, access, location, obj, pin))
-        self._core.register([item.addr for item in made], [item.nbytes for item in made], access, location)
+        self._core.register([item.addr for item in made], [item.nbytes for item in made], access, location,
+                            memfd)
         with self._lock:
             self._memory.update((item.addr, item) for item in made)
         return made
 
     def alloc(self, nbytes: int, *, access: int = REMOTE_READ | REMOTE_WRITE) -> Memory:
         """Zeroed memory, registered; huge pages where there are. It stays mapped as long as the
-        Memory or a view of it lives."""
+        Memory or a view of it lives. Peers of this host can map it too, where the engine has a
+        transport for that; a child that forks shares it then."""
         if nbytes <= 0:
             raise InvalidArgument(f"{nbytes} bytes")
-        return self.register(new_pages(nbytes), nbytes, access=access)
+        size = whole_pages(nbytes)
+        memfd = self._core.memory_fd(size)
+        try:
+            return self._register([(new_pages(size, memfd), nbytes)], access, None, memfd)[0]
+        finally:
+            if memfd >= 0:
+                os.close(memfd)
 
     def _unregister(self, items: Sequence[Memory]) -> None:
         self._core.unregister([item.addr for item in items])

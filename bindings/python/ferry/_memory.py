@@ -98,12 +98,19 @@ class Memory:
         self.unregister()
 
 
-def new_pages(nbytes: int) -> mmap.mmap:
+HUGE = 2 << 20
+
+
+def whole_pages(nbytes: int) -> int:
+    unit = HUGE if nbytes >= HUGE else mmap.PAGESIZE
+    return (nbytes + unit - 1) // unit * unit
+
+
+def new_pages(nbytes: int, memfd: int = -1) -> mmap.mmap:
     """Zeroed memory that lives as long as somebody looks at it; huge pages where there are."""
-    huge = 2 << 20
-    unit = huge if nbytes >= huge else mmap.PAGESIZE
-    pages = mmap.mmap(-1, (nbytes + unit - 1) // unit * unit, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    if unit == huge and hasattr(mmap, "MADV_HUGEPAGE"):
+    kind = mmap.MAP_SHARED if memfd >= 0 else mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+    pages = mmap.mmap(memfd, nbytes, flags=kind)
+    if nbytes >= HUGE and hasattr(mmap, "MADV_HUGEPAGE"):
         try:
             pages.madvise(mmap.MADV_HUGEPAGE)
         except OSError:

@@ -210,7 +210,9 @@ static PyObject *engine_next_log(PyObject *object, PyObject *unused)
 /* ---- memory
  * ----------------------------------------------------------------------------------- */
 
-/* register(addresses, lengths, access, location) */
+/* register(addresses, lengths, access, location[, memfd]): the first address is where memfd
+ * begins
+ */
 static PyObject *engine_register(PyObject *object, PyObject *args)
 {
     struct engine *self = (struct engine *)object;
@@ -220,9 +222,10 @@ static PyObject *engine_register(PyObject *object, PyObject *args)
     PyObject *addrs_arg, *lens_arg, *result = NULL;
     const char *location;
     unsigned int access;
+    int fd = -1;
     ferry_status status;
 
-    if (!PyArg_ParseTuple(args, "OOIz", &addrs_arg, &lens_arg, &access, &location) ||
+    if (!PyArg_ParseTuple(args, "OOIz|i", &addrs_arg, &lens_arg, &access, &location, &fd) ||
         !numbers_get(addrs_arg, "addresses", &addrs))
         return NULL;
     if (!numbers_get(lens_arg, "lengths", &lens)) {
@@ -244,9 +247,10 @@ static PyObject *engine_register(PyObject *object, PyObject *args)
         buffers[i].location = location;
     }
     Py_BEGIN_ALLOW_THREADS;
-    status = !buffers  ? FERRY_ENOMEM
-             : addrs.n ? ferry_memory_register(engine, buffers, addrs.n)
-                       : FERRY_OK;
+    status = !buffers   ? FERRY_ENOMEM
+             : !addrs.n ? FERRY_OK
+             : fd >= 0 ? ferry_memory_register_fd(engine, buffers, addrs.n, fd, buffers[0].addr)
+                       : ferry_memory_register(engine, buffers, addrs.n);
     Py_END_ALLOW_THREADS;
     engine_leave(self);
     result = status ? raise_last(status) : Py_BuildValue("");
@@ -255,6 +259,24 @@ out:
     numbers_free(&addrs);
     numbers_free(&lens);
     return result;
+}
+
+/* memory_fd(nbytes): a descriptor to map, the caller's, or -1 */
+static PyObject *engine_memory_fd(PyObject *object, PyObject *arg)
+{
+    struct engine *self = (struct engine *)object;
+    unsigned long long len = PyLong_AsUnsignedLongLong(arg);
+    struct ferry_engine *engine;
+    int fd;
+
+    if (len == (unsigned long long)-1 && PyErr_Occurred())
+        return NULL;
+    engine = engine_enter(self);
+    if (!engine)
+        return NULL;
+    fd = ferry_memory_fd(engine, len);
+    engine_leave(self);
+    return PyLong_FromLong(fd);
 }
 
 /* unregister(addresses) */
@@ -457,6 +479,7 @@ static PyMethodDef engine_methods[] = {
     {"describe", engine_describe, METH_VARARGS, NULL},
     {"next_log", engine_next_log, METH_NOARGS, NULL},
     {"register", engine_register, METH_VARARGS, NULL},
+    {"memory_fd", engine_memory_fd, METH_O, NULL},
     {"unregister", engine_unregister, METH_O, NULL},
     {"segment_open", engine_segment_open, METH_VARARGS, NULL},
     {"segment_refresh", engine_segment_refresh, METH_VARARGS, NULL},

@@ -296,6 +296,22 @@ class InOneProcess(unittest.TestCase):
         self.assertEqual(bytes(self.theirs.view), want)
 
 
+class MappedMemory(unittest.TestCase):
+    """What `alloc` makes can be mapped by a peer of this host; "mode": "map" refuses all else."""
+
+    def test_only_what_alloc_made(self):
+        config = {"shm": {"mode": "map"}}
+        with ferry.Engine("127.0.0.1", protocol="shm", config=config) as a, \
+                ferry.Engine("127.0.0.1", protocol="shm", config=config) as b:
+            mine = a.register(bytearray(os.urandom(3 << 20)))
+            theirs, plain = b.alloc(3 << 20), b.register(bytearray(4096))
+            peer = a.open(b.name)
+            peer.write(mine.view, theirs.addr)
+            self.assertEqual(bytes(theirs.view[:3 << 20]), bytes(mine.view))
+            with self.assertRaises(ferry.Error):
+                peer.write(mine.view[:4096], plain.addr)
+
+
 class Opening(unittest.TestCase):
     def test_context_and_forgotten(self):
         with ferry.Engine("127.0.0.1", config={"min_port": 17500, "max_port": 17999}) as engine:
