@@ -33,6 +33,7 @@ static const struct {
     {"no usable GID", "an IP address on its network interface; show_gids"},
     {"gid_index",
      "ferry.rdma.gid_index (MC_GID_INDEX): an entry that show_gids shows, or none"},
+    {"pkey_index", "ferry.rdma.pkey_index (MC_PKEY_INDEX): ibv_devinfo -v shows the table"},
     {"number configured (port)", "ferry.rdma.port (MC_IB_PORT)"},
     {"no permission",
      "docker: --device /dev/infiniband; else the group of /dev/infiniband/uverbs*"},

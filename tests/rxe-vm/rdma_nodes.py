@@ -99,15 +99,16 @@ class Operator(MainJob):
 
     test_every_block_is_verified = test_device_names = None
 
-    def doctor(self, *before):
-        done = subprocess.run([*before, TOOL, "doctor", "--rdma", "--json", "-"], capture_output=True, text=True, timeout=60)
+    def doctor(self, *before, **env):
+        done = subprocess.run([*before, TOOL, "doctor", "--rdma", "--json", "-"], capture_output=True, text=True, timeout=60,
+                              env={**os.environ, **env})
         found = {}
         for line in json.loads(done.stdout):
             found.setdefault(line["check"], []).append(f"{line['verdict']} {line['text']} -> {line.get('remedy', '')}")
         return found
 
-    def about(self, device):
-        return "".join(line for line in self.doctor().get("rdma device", []) if device in line)
+    def about(self, device, **env):
+        return "".join(line for line in self.doctor(**env).get("rdma device", []) if device in line)
 
     def test_devices_and_gids(self):
         found = self.doctor()
@@ -115,6 +116,9 @@ class Operator(MainJob):
         self.assertRegex(found["rdma port"][0], "^OK rxe0 port 1: 4: ACTIVE, Ethernet")
         self.assertRegex(self.about("rxe1"), r"^OK device rxe1 port 1, MTU 4096, GID 1 [0:]*:ff:ff:0a:4d:00:02 \(RoCE v2, IPv4\)"
                          r", LID 0, regions up to \d+ bytes")
+        self.assertIn("no partition key of the index configured", self.about("rxe1", MC_PKEY_INDEX="64"))
+        self.assertIn("no GID of the index configured (gid_index) -> ", self.about("rxe1", MC_GID_INDEX="99"))
+        self.assertIn("no port of the number configured (port) -> ", self.about("rxe1", MC_IB_PORT="2"))
         self.assertRegex(found["rdma memory"][0], "^OK 64.0 MiB were registered on every device")
         self.assertRegex(found["rdma modules"][0], "^OK")
 

@@ -83,6 +83,8 @@ static const char *open_device(struct rdma_device *device, struct ibv_device *fo
         return "its port cannot be queried";
     if (port.state != IBV_PORT_ACTIVE)
         return "its port is down";
+    if (config->pkey_index && config->pkey_index >= port.pkey_tbl_len)
+        return "it has no partition key of the index configured (pkey_index)";
     device->ethernet = port.link_layer == IBV_LINK_LAYER_ETHERNET;
     device->lid = port.lid;
     device->mtu = mtu_bytes(port.active_mtu);
