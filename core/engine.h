@@ -353,6 +353,9 @@ void fy_host_listen(char *text, size_t room);
 ferry_status fy_transports_open(struct ferry_engine *engine);
 void fy_transports_close(struct ferry_engine *engine);
 
+/* The transport that a document names as its protocol: the first that Mooncake knows, else the
+ * first. Its index. */
+unsigned fy_primary(const struct ferry_engine *engine);
 /* memory.c: builds and publishes the document from what is registered. memory_lock held. */
 ferry_status fy_memory_publish(struct ferry_engine *engine, uint32_t timeout_ms);
 struct fy_doc *fy_engine_doc(struct ferry_engine *engine); /* counted */

@@ -37,6 +37,22 @@ struct fy_doc *fy_engine_doc(struct ferry_engine *engine)
 /* ---- the document
  * ---------------------------------------------------------------------------- */
 
+unsigned fy_primary(const struct ferry_engine *engine)
+{
+    for (unsigned t = 0; t < engine->n_transports; t++)
+        if (engine->transports[t]->caps.flags & FERRY_CAP_MOONCAKE)
+            return t;
+    return 0;
+}
+
+/* Where the t-th transport stands in the document: the primary first. */
+static unsigned place_of(const struct ferry_engine *engine, unsigned t)
+{
+    unsigned primary = fy_primary(engine);
+
+    return t == primary ? 0 : t < primary ? t + 1 : t;
+}
+
 static ferry_status add_buffer(struct ferry_engine *engine, struct fy_doc *doc,
                                const struct fy_region *region)
 {
@@ -49,8 +65,8 @@ static ferry_status add_buffer(struct ferry_engine *engine, struct fy_doc *doc,
         fy_kv_init(&attrs[t]);
         if (!status && region->mr[t])
             status = engine->transports[t]->ops->export_mem(region->mr[t], &attrs[t].sink);
-        kvs[t] = attrs[t].kvs;
-        any |= kvs[t].n > 0;
+        kvs[place_of(engine, t)] = attrs[t].kvs;
+        any |= attrs[t].kvs.n > 0;
     }
     if (!status)
         status = fy_doc_add_buffer(doc, region->addr, region->len, region->access,
@@ -69,9 +85,11 @@ static ferry_status build_doc(struct ferry_engine *engine, struct fy_doc **doc_o
 
     if (status)
         return status;
-    for (unsigned t = 0; t < engine->n_transports && !status; t++)
-        status = fy_doc_add_transport(doc, engine->transports[t]->host.name,
-                                      &engine->transports[t]->attrs.kvs);
+    for (unsigned place = 0; place < engine->n_transports; place++)
+        for (unsigned t = 0; t < engine->n_transports && !status; t++)
+            if (place_of(engine, t) == place)
+                status = fy_doc_add_transport(doc, engine->transports[t]->host.name,
+                                              &engine->transports[t]->attrs.kvs);
     for (size_t i = 0; i < n && !status; i++) {
         const struct fy_region *region = fy_registry_at(engine->registry, i);
 

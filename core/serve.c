@@ -75,7 +75,8 @@ static ferry_status answer_call(struct ferry_engine *engine, const char *body, s
 static ferry_status answer_connection(struct ferry_engine *engine, const char *body, size_t len,
                                       struct fy_buf *reply)
 {
-    struct fy_transport *primary = engine->n_transports ? engine->transports[0] : NULL;
+    struct fy_transport *primary =
+        engine->n_transports ? engine->transports[fy_primary(engine)] : NULL;
 
     return primary ? primary->ops->on_connection(primary->tp, body, len, &reply->sink)
                    : FERRY_ENOTSUP;

@@ -22,8 +22,9 @@ enum {
     FERRY_CAP_EVENT_FD = 1u << 3,      /* queue_fd and queue_arm work */
     FERRY_CAP_AUTO_PROGRESS = 1u << 4, /* transfers advance with nobody in poll() */
     FERRY_CAP_LOOPBACK = 1u << 5,      /* a peer may be this very process */
-    FERRY_CAP_MANUAL = 1u << 6, /* used only where it is named, never chosen automatically */
-    FERRY_CAP_MEMFD = 1u << 7,  /* since 1.1: faster with memory that has FERRY_MEM_MEMFD */
+    FERRY_CAP_MANUAL = 1u << 6,   /* used only where it is named, never chosen automatically */
+    FERRY_CAP_MEMFD = 1u << 7,    /* since 1.1: faster with memory that has FERRY_MEM_MEMFD */
+    FERRY_CAP_MOONCAKE = 1u << 8, /* since 1.1: Mooncake's nodes know this protocol */
 };
 
 struct ferry_tp_caps {

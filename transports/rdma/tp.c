@@ -263,7 +263,7 @@ ferry_status rdma_query(struct ferry_tp *tp, struct ferry_tp_caps *caps)
     uint32_t mem = FERRY_MEM_BIT(FERRY_MEM_HOST);
     struct ferry_tp_caps own = {
         .flags = FERRY_CAP_READ | FERRY_CAP_WRITE | FERRY_CAP_CANCEL | FERRY_CAP_EVENT_FD |
-                 FERRY_CAP_LOOPBACK,
+                 FERRY_CAP_LOOPBACK | FERRY_CAP_MOONCAKE,
         .max_xfer_len = UINT64_MAX, /* cut to pieces */
         .max_list = 1024,
         .max_queues = RDMA_MAX_QUEUES,

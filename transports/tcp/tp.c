@@ -99,7 +99,7 @@ ferry_status tcp_query(struct ferry_tp *tp, struct ferry_tp_caps *caps)
 {
     const struct ferry_tp_caps mine = {
         .flags = FERRY_CAP_READ | FERRY_CAP_WRITE | FERRY_CAP_CANCEL | FERRY_CAP_EVENT_FD |
-                 FERRY_CAP_LOOPBACK,
+                 FERRY_CAP_LOOPBACK | FERRY_CAP_MOONCAKE,
         .local_mem = FERRY_MEM_BIT(FERRY_MEM_HOST),
         .remote_mem = FERRY_MEM_BIT(FERRY_MEM_HOST),
         .max_xfer_len = 1ull << 62,
