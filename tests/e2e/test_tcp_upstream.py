@@ -4,6 +4,7 @@
 clients of our target as upstream's are and as the format allows, and servers as upstream's are."""
 
 import contextlib
+import json
 import re
 import select
 import socket
@@ -288,5 +289,24 @@ def before_tcp_data_port(lab):
     check(server.memory[:100] == b"\6" * 100)
 
 
-main(worked_examples, half_closed_write, pipelined, refused_v2, refused_v1, slow_reader_blocks_nobody,
+def the_protocol_named_is_one_of_mooncakes(lab):
+    """Where the node chooses its transports itself, whichever of them Ferry's nodes prefer."""
+    port = lab.free_ports(2)
+    file = lab.dir / "mooncake.json"
+    file.write_text(json.dumps({"prefill_url": f"127.0.0.1:{port + 100}", "decode_url": f"127.0.0.1:{port}",
+                                "metadata_server": "P2PHANDSHAKE"}))
+    decode = lab.start([build_dir() / "tools" / "ferry", "decode", "-c", file, "--memory", "1m"], name="decode")
+    decode.wait_for("waits for a prefill node")
+    reply = b""
+    with socket.create_connection(("127.0.0.1", port), 10) as stream:
+        stream.sendall(struct.pack("<Q", 4) + b"\1{}\n")
+        while chunk := stream.recv(65536):
+            reply += chunk
+    document = json.loads(reply[9:])
+    check(document["protocol"] in ("tcp", "rdma"), document)
+    check(document["protocol"] == "rdma" or document["tcp_data_port"], document)
+    check(len(document["transports"]) > 1, "there is nothing to choose from:", document["transports"])
+
+
+main(the_protocol_named_is_one_of_mooncakes, worked_examples, half_closed_write, pipelined, refused_v2, refused_v1, slow_reader_blocks_nobody,
      many_short_connections, to_v2, refused_by_v2, reset_by_v2, to_v1, before_tcp_data_port)
