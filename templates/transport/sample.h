@@ -2,6 +2,10 @@
 #ifndef SAMPLE_H
 #define SAMPLE_H
 
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE /* memfd_create, SO_PEERCRED; so this header comes first */
+#endif
+
 /*
  * A transport between processes of one host. Who transfers (the initiator) connects over a UNIX
  * socket to who is reached (the target), one connection for each pair of peer and queue, and
