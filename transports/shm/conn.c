@@ -19,7 +19,8 @@
 
 #include "shm.h"
 
-#define REFUSE(peer, ...) SHM_LOG((peer)->tp->host, FERRY_LOG_WARN, __VA_ARGS__)
+/* The core tells it to who named this transport; who did not is served by another. */
+#define REFUSE(peer, ...) SHM_LOG((peer)->tp->host, FERRY_LOG_INFO, __VA_ARGS__)
 
 static uint64_t now_ms(void)
 {

@@ -83,13 +83,13 @@ static ferry_status within_reach(const struct ferry_tp *tp, const struct ferry_p
         return FERRY_EUNREACH;
     }
     if (own->uid != its->uid) {
-        SHM_LOG(tp->host, FERRY_LOG_WARN,
+        SHM_LOG(tp->host, FERRY_LOG_INFO,
                 "peer %s runs as user %u, this process as user %u: shm is for one user",
                 peer->name, (unsigned)its->uid, (unsigned)own->uid);
         return FERRY_EUNREACH;
     }
     if (own->pidns != its->pidns) {
-        SHM_LOG(tp->host, FERRY_LOG_WARN,
+        SHM_LOG(tp->host, FERRY_LOG_INFO,
                 "peer %s is in another pid namespace (%" PRIu64 " there, %" PRIu64
                 " here): containers have to share one",
                 peer->name, its->pidns, own->pidns);
