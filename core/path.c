@@ -16,15 +16,16 @@
 #include "path_measure.h"
 #include "util/clock.h"
 
-#define RETRY_NS      (500 * FY_NS_PER_MS) /* before the first probe of a path that failed */
-#define RETRY_MOST_NS (60 * FY_NS_PER_S)
-#define REFUSED_NS                                                                             \
-    (30 * FY_NS_PER_S) /* where the transport says that the pair is not for it                 \
-                        */
+/* Before the first probe of a path that failed, and at most before a later one. */
+#define RETRY_NS        (500 * FY_NS_PER_MS)
+#define RETRY_MOST_NS   (60 * FY_NS_PER_S)
+/* The same where the transport says that the pair is not for it. */
+#define REFUSED_NS      (30 * FY_NS_PER_S)
 #define REFUSED_MOST_NS (600 * FY_NS_PER_S)
-#define SLOW_NS         (250 * FY_NS_PER_MS) /* of connecting, before another path is used meanwhile \
-                                              */
-#define STABLE_NS       (30 * FY_NS_PER_S) /* after so long a failure is the first one again */
+/* A path that held for so long fails for the first time again. */
+#define STABLE_NS       (30 * FY_NS_PER_S)
+/* Of connecting, before another path is used meanwhile. */
+#define SLOW_NS         (250 * FY_NS_PER_MS)
 
 uint32_t fy_location_kind(const char *location, const char *node)
 {
