@@ -3,10 +3,11 @@
 """`ferry links` against running nodes: what it shows, whom it finds, and that it holds nothing up."""
 
 import json
+import os
 import time
 
 from ferry_e2e import check, main
-from ferry_node import MIB, OK, Node, pair
+from ferry_node import BASE, MIB, OK, Node, pair
 from stores import FERRY
 
 
@@ -66,5 +67,33 @@ def is_a_live_table(lab):
     watching.stop()
 
 
+def a_pair_that_memory_does_not_reach(lab):
+    """Another user's process on the same host: shared memory is refused with its reason, tcp carries."""
+    if os.geteuid() != 0:
+        print("not run: a_pair_that_memory_does_not_reach: only root can become another user")
+        return
+    lab.dir.chmod(0o755)
+    a = Node(lab, "root")
+    a.open(protocol=None)
+    a.memory(8 * MIB)
+    if "shm" not in [t["name"] for t in a("describe", what="statistics")["json"]["transports"]]:
+        print("not run: a_pair_that_memory_does_not_reach: there is no shm transport here")
+        return
+    same, before = Node(lab, "same"), os.umask(0)  # the node's command socket is for the other user, too
+    other = Node(lab, "other", wrapper=("setpriv", "--reuid=65534", "--clear-groups"))
+    os.umask(before)
+    for node in (same, other):
+        node.open(protocol=None)
+        node.memory(8 * MIB)
+        node("fill", at=BASE, len=4 * MIB, seed=7)
+        check(a.transfer(node, "read", 4 * MIB)["status"] == OK and a.same(BASE, 4 * MIB, 7), node.name)
+    links = {link["peer"]: link for link in links_of(lab, a)}
+    check(links[same.engine_name]["carries"] == "shm", links)
+    link = links[other.engine_name]
+    shm = {path["transport"]: path for path in link["paths"]}["shm"]
+    check(link["carries"] not in ("", "shm") and "user" in (shm.get("refused") or shm["passed_over"]) and shm["bytes"] == 0, link)
+    check("user" in ferry(lab, a.engine_name, "--peer", other.engine_name), "the table does not say why")
+
+
 if __name__ == "__main__":
-    main(shows_each_path, finds_nodes, is_a_live_table)
+    main(a_pair_that_memory_does_not_reach, shows_each_path, finds_nodes, is_a_live_table)

@@ -385,9 +385,12 @@ static void shared_memory_is_preferred_killed_and_taken_again(void **state)
 
     if (!have("shm,tcp"))
         skip();
-    open_two(&pair, NULL, NULL, NULL, NULL); /* by itself */
+    open_two(&pair, NULL, NULL, NULL, NULL);
     open_peer(&pair);
-    assert_string_equal(carrier(&pair, NULL), "shm");
+    assert_string_equal(carrier(&pair, NULL), "shm"); /* by itself */
+    pair_close(&pair);
+    open_two(&pair, "shm,tcp", NULL, "shm,tcp", NULL);
+    open_peer(&pair);
     for (int i = 0; i < THREADS; i++) {
         loads[i] = (struct load){.pair = &pair, .id = i, .stop = &stop};
         pthread_create(&threads[i], NULL, keep_writing, &loads[i]);
