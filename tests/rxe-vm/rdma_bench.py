@@ -39,7 +39,11 @@ def perftest(op, size, iterations, words):
     server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     time.sleep(0.7)
     client = subprocess.run(command + ["127.0.0.1"], capture_output=True, text=True, timeout=120)
-    server.wait(timeout=30)
+    try:
+        server.wait(timeout=10)
+    except subprocess.TimeoutExpired:  # perftest's servers do not always hear that their client is done
+        server.kill()
+        server.wait()
     lines = client.stdout.splitlines()
     figures = next((lines[i + 1].split() for i, line in enumerate(lines) if line.startswith(" #bytes")), None)
     if not figures:
@@ -68,7 +72,8 @@ def measured(turns):
             figures["perftest"].append(perftest(op, size, iterations, words))
             figures["one"].append(ferry("rxe0", op, size, batch, stride))
             figures["two"].append(ferry("rxe0,rxe1", op, size, batch, stride))
-        print(f"turn {turn + 1} of {turns}", file=sys.stderr, flush=True)
+            print(f"turn {turn + 1}: {op} {size_name(size)} x {batch}: perftest, one device, two devices:",
+                  *(f"{figures[key][-1] * 1000:.1f}" for key in ("perftest", "one", "two")), "MB/s", file=sys.stderr, flush=True)
     return seen
 
 
@@ -90,7 +95,7 @@ def table(seen):
 if __name__ == "__main__":
     turns = int(sys.argv[1]) if len(sys.argv) > 1 else 3
     if os.environ.get("RXE_VM") != "1":
-        os.execv(HERE / "run", ["run", "-t", str(60 + 150 * turns), "-m", "3072", "-e", "FERRY_BUILD", "--", sys.executable,
+        os.execv(HERE / "run", ["run", "-t", str(60 + 300 * turns), "-m", "3072", "-e", "FERRY_BUILD", "--", sys.executable,
                                 os.path.abspath(__file__), str(turns)])
     os.environ["FERRY_PLUGIN_PATH"] = f"{BUILD / 'transports'}:{BUILD / 'metadata_plugins'}"
     table(measured(turns))
