@@ -20,6 +20,7 @@
 
 #include "error.h"
 #include "ferry/ferry.h"
+#include "loader_trace.h"
 
 /* Larger than any plugin; the file is read whole. */
 #define MAX_FILE_LEN ((off_t)256 << 20)
@@ -269,6 +270,10 @@ static ferry_status accept_table(struct loaded *loaded, const void *descriptor)
     ferry_status status =
         copy_table(&kinds[loaded->kind], table_of(loaded->kind, descriptor), &table);
 
+    if (!status && loaded->kind == FY_PLUGIN_TRANSPORT)
+        fy_trace_transport(loaded->name, &table.transport, ferry_strstatus);
+    else if (!status)
+        fy_trace_metadata(loaded->name, &table.metadata, ferry_strstatus);
     if (!status)
         status = check_members(loaded->kind, &table);
     if (status)

@@ -22,6 +22,7 @@
 #include <unistd.h>
 
 #include "cli.h"
+#include "loader_trace.h"
 #include "suite.h"
 
 const struct ferry_metadata_ops *ops;
@@ -486,7 +487,10 @@ static enum result load(void)
     MEMBER(put);
     MEMBER(get);
     MEMBER(del);
-    raw = p->ops;
+    static struct ferry_metadata_ops copy;
+    memcpy(&copy, p->ops, p->ops->size < sizeof(copy) ? p->ops->size : sizeof(copy));
+    fy_trace_metadata(p->hdr.name, &copy, fc_status);
+    raw = &copy;
     staged.list = raw->list ? staged_list : NULL;
     staged.watch = raw->watch && raw->unwatch ? staged_watch : NULL;
     ops = &staged;

@@ -8,6 +8,8 @@
 #include <dlfcn.h>
 #include <stdlib.h>
 
+#include "loader_trace.h"
+
 #define CAPS_SIZE_1_0 (offsetof(struct ferry_tp_caps, bandwidth_Bps) + sizeof(uint64_t))
 
 static ferry_status no_probe(const struct ferry_host *host)
@@ -91,6 +93,7 @@ void fc_load(struct fc_ctx *ctx)
     ctx->raw = p->ops;
     memcpy(&ctx->ops, p->ops,
            p->ops->size < sizeof(ctx->ops) ? p->ops->size : sizeof(ctx->ops));
+    fy_trace_transport(p->hdr.name, &ctx->ops, fc_status);
     if (!ctx->ops.probe)
         ctx->ops.probe = no_probe;
     if (!ctx->ops.on_call)

@@ -615,6 +615,35 @@ static int make_places(void **state)
     return mkdtemp(scratch) ? 0 : -1;
 }
 
+/* Runs after plugins were loaded without it; what is loaded from here on is traced. */
+static void calls_are_traced_where_asked_for(void **state)
+{
+    struct fy_loader *loader;
+    const struct fy_transport_plugin *plugin = NULL;
+    char file[500], *text;
+    size_t len;
+
+    empty_scratch();
+    snprintf(file, sizeof(file), "%s/trace", scratch);
+    setenv("FERRY_PLUGIN_TRACE", file, 1);
+    assert_int_equal(mkdir(path_of(scratch, "traced"), 0700),
+                     0); /* no test has loaded from here */
+    copied("ferry_transport_fit.so", "traced/ferry_transport_fit.so", NULL, &len);
+    loader = opened(path_of(scratch, "traced"), NULL);
+    assert_int_equal(fy_loader_transport(loader, "fit", &plugin), FERRY_OK);
+    unsetenv("FERRY_PLUGIN_TRACE");
+    assert_int_equal(plugin->ops.open(NULL, &(struct ferry_kvs){NULL, 0}, NULL), FERRY_EDEVICE);
+    assert_int_equal(plugin->ops.poll(NULL, NULL, 0), 0);
+    assert_int_equal(plugin->ops.on_call(NULL, "", NULL, 0, NULL), FERRY_ENOTSUP);
+    fy_loader_close(loader);
+    len = slurp(file, &text);
+    text[len] = '\0';
+    assert_non_null(strstr(text, " fit.open(0 keys) = device lost or missing, "));
+    assert_null(strstr(text, "poll"));    /* it found nothing */
+    assert_null(strstr(text, "on_call")); /* a stub of the core, no call of the plugin */
+    free(text);
+}
+
 static int remove_places(void **state)
 {
     char command[1000];
@@ -641,6 +670,7 @@ int main(void)
         cmocka_unit_test(stores_are_found_by_scheme),
         cmocka_unit_test(everything_is_described),
         cmocka_unit_test(threads_may_load_at_once),
+        cmocka_unit_test(calls_are_traced_where_asked_for),
     };
 
     return cmocka_run_group_tests(tests, make_places, remove_places);
