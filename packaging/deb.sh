@@ -13,21 +13,26 @@ root=$work/debian/ferry
 mkdir -p "$root"
 DESTDIR=$root meson install -C "$build" --no-rebuild --quiet
 
+maintainer=$(git -C "$source" log -1 --format='%an <%ae>' 2>/dev/null) || maintainer='Ferry developers <ferry@localhost>'
 find "$root" -type f \( -name '*.so*' -o -path '*/bin/*' -o -path '*/libexec/*' \) -exec strip --strip-unneeded {} +
+find "$root/usr/lib" -name '*.so*' -type f -exec chmod 644 {} +
 gzip -9n "$root"/usr/share/man/man*/*.[0-9]
 doc=$root/usr/share/doc/ferry
 mkdir -p "$doc"
 gzip -9nc "$source/CHANGELOG.md" >"$doc/changelog.gz"
 date=$(git -C "$source" log -1 --format=%cD 2>/dev/null || date -R)
-printf 'ferry (%s-1) unstable; urgency=medium\n\n  * Built from the source tree by ./dev deb.\n\n -- Ferry developers <ferry@localhost>  %s\n' \
-    "$version" "$date" | gzip -9nc >"$doc/changelog.Debian.gz"
+printf 'ferry (%s-1) unstable; urgency=medium\n\n  * Built from the source tree by ./dev deb.\n\n -- %s  %s\n' \
+    "$version" "$maintainer" "$date" | gzip -9nc >"$doc/changelog.Debian.gz"
 cat >"$doc/copyright" <<'END'
 Format: https://www.debian.org/doc/packaging-manuals/copyright-format/1.0/
 Upstream-Name: ferry
 
 Files: *
-Copyright: Ferry developers
+Copyright: 2026 the developers of Ferry
 License: Apache-2.0
+ Licensed under the Apache License, Version 2.0; you may not use these files
+ except in compliance with it. Copyright notices stand in the files.
+ .
  On Debian systems the text is in /usr/share/common-licenses/Apache-2.0.
 END
 
@@ -48,7 +53,7 @@ cat >"$root/DEBIAN/control" <<END
 Package: ferry
 Version: $version-1
 Architecture: $arch
-Maintainer: Ferry developers <ferry@localhost>
+Maintainer: $maintainer
 Installed-Size: $(du -sk --exclude=DEBIAN "$root" | cut -f1)
 Depends: $depends
 Suggests: gcc, meson, pkg-config, libibverbs1
