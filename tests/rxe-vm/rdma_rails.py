@@ -1,7 +1,7 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: Apache-2.0
 """What can go wrong with RDMA, in one VM: paths that swallow packets, ports that go down, peers that
-die, limits and MTUs that do not fit; and that nothing is left behind.
+die, keys, limits and MTUs that do not fit; and that nothing is left behind.
 
     tests/rxe-vm/rdma_rails.py [--long] [TEST...]      needs ./dev build first
     --long: ten seconds of black hole, a thousand cycles (minutes)
@@ -17,6 +17,7 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.request
 
 HERE = pathlib.Path(__file__).resolve().parent
 BUILD = pathlib.Path(os.environ.get("FERRY_BUILD", HERE.parent.parent / "build"))
@@ -31,7 +32,7 @@ os.environ.setdefault("FERRY_PLUGIN_PATH", f"{BUILD / 'transports'}:{BUILD / 'me
 os.environ["MALLOC_ARENA_MAX"] = "1"
 
 from ferry_e2e import check, main, wait_until  # noqa: E402
-from ferry_node import (BASE, EINVAL, ETIMEDOUT, EUNREACH, KIB, LONG, MIB, OK, Node,  # noqa: E402
+from ferry_node import (BASE, EACCES, EINVAL, ETIMEDOUT, EUNREACH, KIB, LONG, MIB, OK, Node,  # noqa: E402
                         elapsed_ms)
 
 # Emulated, on a machine that others use: a second is aimed at, and shown; this much fails the test.
@@ -220,6 +221,46 @@ def peer_stopped_killed_restarted(lab):
     print(f"restarted: found after {elapsed_ms(since):.0f} ms")
 
 
+def keys(lab):
+    """A document that tells lies: one device's wrong rkey, and the raw rkey of memory that was
+    registered for local use only."""
+    server = lab.start([BUILD / "tools/ferry", "metadata-server", "--host", "127.0.0.1", "--port", "18080"], name="store")
+    url = "http://127.0.0.1:18080/metadata"
+    server.wait_for("18080", 20)
+    target, a = (Node(lab, name) for name in ("target", "initiator"))
+    target.open(protocol="rdma", devices="rxe1", metadata=url)
+    target.memory(MIB)
+    secret = BASE + 64 * MIB
+    target.memory(2 * MIB, at=secret, access=0)
+    target("fill", at=secret, len=2 * MIB, seed=3)
+    raw = [r for r in resources("mr") if r.get("mrlen") == 2 * MIB and r.get("pid") == target.process.pid]
+    check(raw, "the kernel does not show the region:", resources("mr"))
+    raw_key = int(raw[0]["lkey"], 16)  # rxe has one key for both uses
+    document_url = f"{url}?key=mooncake/ram/{target.engine_name}"
+    with urllib.request.urlopen(document_url, timeout=10) as got:
+        document = json.load(got)
+    check(len(document["buffers"]) == 1, "local memory is published:", document["buffers"])
+
+    def forge(key, **members):
+        """The published buffer with another key, in each place where keys are."""
+        pair = {"rkey": [key], "lkey": [key]}
+        return {**document["buffers"][0], **members, **pair, "transports": {"rdma": pair}}
+
+    document["buffers"] = [forge(document["buffers"][0]["rkey"][0] ^ 0x55),
+                           forge(raw_key, addr=secret, length=2 * MIB)]
+    urllib.request.urlopen(urllib.request.Request(document_url, json.dumps(document).encode(), method="PUT"), timeout=10).close()
+    a.open(protocol="rdma", devices="rxe0", metadata=url)
+    a.memory(4 * MIB)
+    said = []
+    for what, op, at in (("wrong rkey", "write", BASE), ("wrong rkey", "read", BASE),
+                         ("local memory's", "write", secret), ("local memory's", "read", secret)):
+        reply = a.ask("transfer", op=op, segment=a.segment(target.engine_name), local=BASE, remote=at, len=64 * KIB, timeout=5000)
+        said.append(f"{what} {op}: {reply['status']}")
+        check(reply["status"] == EACCES, what, op, reply)
+    check(target.same(secret, 2 * MIB, 3), "local memory was written")
+    print("keys:", "; ".join(said), f"({reply['error']})")
+
+
 def mtu(lab):
     a = open_node(lab, "initiator", "rxe0")
     b = open_node(lab, "target", "rxe1", config={"rdma": {"mtu": 1024}})
@@ -306,5 +347,5 @@ def cycles(lab):
 
 if __name__ == "__main__":
     lay_second_cable()
-    main(wrong_name, mtu, memory_limits, peer_stopped_killed_restarted, rail_in_black_hole, both_rails_in_black_holes,
+    main(wrong_name, mtu, memory_limits, keys, peer_stopped_killed_restarted, rail_in_black_hole, both_rails_in_black_holes,
          port_down, cycles)
