@@ -2,7 +2,8 @@
 /*
  * Two processes of this host through the whole of Ferry over shm, beside the least that moves
  * the same bytes between the same buffers: memcpy into a mapping of the peer's memory, or one
- * process_vm_readv or writev a piece. One thread, contenders in turns, medians of the pairs.
+ * process_vm_readv or writev a piece. One thread, contenders in turns, medians of the pairs;
+ * `cpu` is the ratio of bytes moved in a second of CPU time, which holds on a busy machine too.
  * `./dev bench` prints it for docs/performance.md; not run as a test.
  */
 #include <dirent.h>
@@ -195,10 +196,20 @@ static double median(double *v, unsigned n)
     return v[n / 2];
 }
 
-static double stream(struct bench *bench, mover *move, bool read, uint64_t size, unsigned batch)
+static uint64_t cpu_ns(void)
+{
+    struct timespec ts;
+
+    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &ts);
+    return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
+}
+
+/* GB/s; *cpu_out: GB for each second of CPU time. */
+static double stream(struct bench *bench, mover *move, bool read, uint64_t size, unsigned batch,
+                     double *cpu_out)
 {
     static uint64_t at; /* goes on where the last one stopped: cold for both */
-    uint64_t bytes = 0, from = now_ns(), ns;
+    uint64_t bytes = 0, from = now_ns(), cpu = cpu_ns(), ns;
 
     do {
         if (at + size * batch > COLD)
@@ -208,21 +219,25 @@ static double stream(struct bench *bench, mover *move, bool read, uint64_t size,
         bytes += size * batch;
         ns = now_ns() - from;
     } while (ns < RUN_NS);
+    *cpu_out = (double)bytes / (double)(cpu_ns() - cpu);
     return (double)bytes / (double)ns;
 }
 
 static void row(struct bench *bench, const char *mode, bool read, uint64_t size, unsigned batch)
 {
-    double raw[REPS], ferry[REPS], ratio[REPS];
+    double raw[REPS], ferry[REPS], ratio[REPS], cpu[REPS];
 
     for (unsigned i = 0; i < REPS; i++) {
-        raw[i] = stream(bench, move_raw, read, size, batch);
-        ferry[i] = stream(bench, move_ferry, read, size, batch);
+        double raw_cpu, ferry_cpu;
+
+        raw[i] = stream(bench, move_raw, read, size, batch, &raw_cpu);
+        ferry[i] = stream(bench, move_ferry, read, size, batch, &ferry_cpu);
         ratio[i] = ferry[i] / raw[i];
+        cpu[i] = ferry_cpu / raw_cpu;
     }
-    printf("%-4s  %-5s  %6lluk x %-3u  %6.2f  %6.2f  %5.2f\n", mode, read ? "read" : "write",
-           (unsigned long long)size >> 10, batch, median(raw, REPS), median(ferry, REPS),
-           median(ratio, REPS));
+    printf("%-4s  %-5s  %6lluk x %-3u  %6.2f  %6.2f  %5.2f  %5.2f\n", mode,
+           read ? "read" : "write", (unsigned long long)size >> 10, batch, median(raw, REPS),
+           median(ferry, REPS), median(ratio, REPS), median(cpu, REPS));
     fflush(stdout);
 }
 
@@ -278,8 +293,9 @@ static void compare(const char *mode)
 
 int main(void)
 {
-    printf("mode  op       size x batch     raw   ferry  ratio   (GB/s, %llu MiB cold)\n",
-           (unsigned long long)(COLD >> 20));
+    printf(
+        "mode  op       size x batch     raw   ferry  ratio    cpu   (GB/s, %llu MiB cold)\n",
+        (unsigned long long)(COLD >> 20));
     compare("map");
     compare("cma");
     return 0;
