@@ -175,6 +175,7 @@ static ferry_status reg_with(struct fy_transport *transport, struct fy_region *r
                              size_t n, struct ferry_mem_desc *desc, struct ferry_mr **mr)
 {
     uint32_t kinds = transport->caps.local_mem;
+    char words[400]; /* the plugin's own, which know more */
     size_t k = 0;
     ferry_status status;
 
@@ -183,10 +184,13 @@ static ferry_status reg_with(struct fy_transport *transport, struct fy_region *r
             desc[k++] = desc_of(&regions[i]);
     if (!k)
         return FERRY_OK;
+    fy_host_listen(words, sizeof(words));
     status = transport->ops->mem_reg(transport->tp, desc, k, mr);
+    fy_host_listen(NULL, 0);
     if (status)
         return fy_fail(status, "transport %s does not register %zu buffers from %p: %s",
-                       transport->host.name, k, desc[0].addr, ferry_strstatus(status));
+                       transport->host.name, k, desc[0].addr,
+                       words[0] ? words : ferry_strstatus(status));
     k = 0;
     for (size_t i = 0; i < n; i++)
         if (!kinds || kinds & FERRY_MEM_BIT(regions[i].kind))

@@ -4,6 +4,7 @@
  * range after another; those that failed with their peer or device may be tried once more,
  * elsewhere or after a reconnect, but never while bytes of the first attempt can still land,
  * and never a second time in another incarnation of the peer than the one they were meant for.
+ * Those that the peer refused are tried again where its memory has other keys by now.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -156,7 +157,13 @@ static void give_up(struct fy_part *part)
     fail_all_again(part, false, part->again, text);
 }
 
-/* A worker's job: the next attempt of what failed with its peer. */
+/* Of one transfer; the connection is as good as before. */
+static bool is_refusal(ferry_status status)
+{
+    return status == FERRY_EACCESS || status == FERRY_ERANGE;
+}
+
+/* A worker's job: the next attempt of what failed with its peer, or was refused by it. */
 static void try_again(void *arg)
 {
     struct fy_part *part = arg, *fresh = NULL;
@@ -169,8 +176,10 @@ static void try_again(void *arg)
                                  .remote_kind = part->remote_kind};
     ferry_status status;
 
-    fy_view_quiesce(part->view);
-    fy_path_lost(part->view);
+    if (!is_refusal(part->again)) {
+        fy_view_quiesce(part->view);
+        fy_path_lost(part->view);
+    }
     status = atomic_load(&batch->abort);
     if (!status) {
         int left_ms = fy_ms_left(batch->deadline_ns);
@@ -180,6 +189,8 @@ static void try_again(void *arg)
             fy_segment_reload(segment, left_ms < RELOAD_MS ? (uint32_t)left_ms : RELOAD_MS);
         if (!status)
             status = fy_segment_view(segment, &need, &view);
+        if (!status && is_refusal(part->again) && view->doc == before)
+            fail_all_again(part, false, part->again, NULL); /* it was meant so */
         if (!status && strcmp(view->doc->epoch, before->epoch))
             fail_all_again(part, !part->meant, FERRY_ESTALE,
                            "the peer restarted while it was under way");
@@ -237,7 +248,7 @@ static bool may_try_again(const struct fy_part *part, ferry_status status)
 {
     const struct fy_batch *batch = part->batch;
 
-    return ferry_status_scope(status) >= FERRY_SCOPE_PEER &&
+    return (ferry_status_scope(status) >= FERRY_SCOPE_PEER || is_refusal(status)) &&
            part->attempt < batch->engine->n_transports && !atomic_load(&batch->abort) &&
            !atomic_load_explicit(&batch->engine->closing, memory_order_relaxed) &&
            fy_now_ns() < batch->deadline_ns;
@@ -299,8 +310,9 @@ void fy_part_ended(struct fy_part *part, uint32_t at, uint32_t n, ferry_status s
                 fail_one(part, i, status, abort ? ferry_strstatus(status) : text);
         }
         if (again) {
+            if (!part->n_again || !is_refusal(status))
+                part->again = status;
             part->n_again += n;
-            part->again = status;
         }
     }
     part->ended += n;
