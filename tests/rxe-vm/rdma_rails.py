@@ -32,7 +32,7 @@ os.environ.setdefault("FERRY_PLUGIN_PATH", f"{BUILD / 'transports'}:{BUILD / 'me
 os.environ["MALLOC_ARENA_MAX"] = "1"
 
 from ferry_e2e import check, main, wait_until  # noqa: E402
-from ferry_node import (BASE, EACCES, EINVAL, ETIMEDOUT, EUNREACH, KIB, LONG, MIB, OK, Node,  # noqa: E402
+from ferry_node import (BASE, EACCES, EINVAL, ERANGE, ETIMEDOUT, EUNREACH, KIB, LONG, MIB, OK, Node,  # noqa: E402
                         elapsed_ms)
 
 # Emulated, on a machine that others use: a second is aimed at, and shown; this much fails the test.
@@ -298,7 +298,22 @@ def memory_limits(lab):
     wait_until(lambda: "locked memory" in bare.process.output(), 5, "the reason")
     line = [line for line in bare.process.output().splitlines() if "locked memory" in line][0]
     check("rxe0" in line and "1048576" in line and "256 KiB" in line and "ulimit -l" in line, line)
+    check("ulimit -l" in reply["error"], "the caller is not told:", reply["error"])
     print("chunks: 26 regions of at most 256 KiB;", line.split(": ", 1)[1])
+
+
+def memory_taken_back(lab):
+    """The device refuses a key that is gone, and the connection works on; the new key is found."""
+    a, b = two_nodes(lab)
+    check(a.transfer(b, "write", MIB)["status"] == OK)
+    b("unregister", at=BASE)
+    reply = a.transfer(b, "write", MIB, timeout=10000)
+    check(reply["status"] in (EACCES, ERANGE), reply)
+    b("register", at=BASE, len=16 * MIB)
+    a("fill", at=BASE, len=MIB, seed=6)
+    check(a.transfer(b, "write", MIB, timeout=10000)["status"] == OK, "after the memory was registered again")
+    check(b.same(BASE, MIB, 6), "wrong bytes")
+    print(f"memory taken back: {reply['error']}")
 
 
 def wrong_name(lab):
@@ -347,5 +362,5 @@ def cycles(lab):
 
 if __name__ == "__main__":
     lay_second_cable()
-    main(wrong_name, mtu, memory_limits, keys, peer_stopped_killed_restarted, rail_in_black_hole, both_rails_in_black_holes,
-         port_down, cycles)
+    main(wrong_name, mtu, memory_limits, memory_taken_back, keys, peer_stopped_killed_restarted, rail_in_black_hole,
+         both_rails_in_black_holes, port_down, cycles)
