@@ -21,6 +21,7 @@
 #define INLINE_BYTES  (UINT64_C(64) << 10) /* that submit itself copies: some 10 us */
 #define COLD_BYTES    (UINT64_C(4) << 20)  /* lists from here on are more than caches hold */
 #define IOVS          64
+#define HELD_UP_MS    50 /* far less than it takes until a pid is given again */
 
 /* --- life ------------------------------------------------------------------------- */
 
@@ -126,21 +127,32 @@ void shm_queue_close(struct ferry_queue *queue)
 
 /* --- copying ------------------------------------------------------------------------ */
 
-/* Is the peer's process the one we connected to? Asked once a pass: a copy into the mapping of
+static uint64_t coarse_ms(void)
+{
+    struct timespec ts;
+
+    clock_gettime(CLOCK_MONOTONIC_COARSE, &ts);
+    return (uint64_t)ts.tv_sec * 1000 + (uint64_t)ts.tv_nsec / 1000000;
+}
+
+/* Is the peer's process the one we connected to? Asked once a pass, and again where this
+ * process was held up in the middle of one: a copy into the mapping of
  * a dead one would succeed, and a pid may in time belong to somebody else. Inside a line. */
 static ferry_status alive(struct ferry_queue *queue, struct shm_att *att)
 {
     struct shm_conn *conn = att->conn;
     struct pollfd p[2] = {{.fd = conn->fd}, {.fd = conn->pidfd, .events = POLLIN}};
     ferry_status dead = atomic_load(&conn->dead);
+    uint64_t now_ms = coarse_ms();
 
-    if (dead || att->checked == queue->pass)
+    if (dead || (att->checked == queue->pass && now_ms - att->checked_ms < HELD_UP_MS))
         return dead;
     if (poll(p, 2, 0) != 0 && (p[0].revents || p[1].revents)) {
         atomic_store(&conn->dead, FERRY_ECONNRESET);
         return FERRY_ECONNRESET;
     }
     att->checked = queue->pass;
+    att->checked_ms = now_ms;
     return FERRY_OK;
 }
 

@@ -107,7 +107,7 @@ struct shm_att {
     struct shm_att *next;    /* in the queue; the transport's lock */
     atomic_bool open;
     atomic_uint inflight;
-    uint64_t checked; /* the queue's pass in which the peer was seen alive */
+    uint64_t checked, checked_ms; /* the queue's pass in which the peer was seen alive, when */
 };
 
 struct ferry_peer {
