@@ -76,6 +76,8 @@ static enum result keys_of_every_kind(void)
         "*",
         "[a-z]?\\*^",
         "a//b/",
+        "a/b/", /* not the same */
+        "a",    /* nor the part of a URL before its question mark */
         "..",
         "\"quoted\"'",
     };
