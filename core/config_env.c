@@ -112,6 +112,8 @@ const struct fy_env fy_envs[] = {
     IGNORED("MC_SLICE_TIMEOUT", "the time limit of a batch holds for each part of it"),
     IGNORED("MC_LOG_DIR", "log lines go to the application"),
     IGNORED("MC_YLT_LOG_LEVEL", "concerns a library of Mooncake's"),
+    IGNORED("MC_RPC_CLIENT_IO_THREADS", "concerns a library of Mooncake's"),
+    IGNORED("MC_TE_RPC_CLIENT_IO_THREADS", "concerns a library of Mooncake's"),
     IGNORED("MC_TE_METRIC", "statistics are always counted; ferry_engine_describe reads them"),
     IGNORED("MC_TE_METRIC_INTERVAL_SECONDS",
             "statistics are always counted; ferry_engine_describe reads them"),
@@ -278,7 +280,7 @@ ferry_status fy_env_apply(struct cJSON *ferry, const struct fy_log *log)
             status = fill(ferry, env, name, text, log);
     }
     if (status == FERRY_OK && ignored.len)
-        FY_INFO(log,
+        FY_WARN(log,
                 "environment: set and without effect here (docs/configuration.md says "
                 "why): %s",
                 ignored.data);

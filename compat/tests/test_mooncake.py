@@ -10,6 +10,7 @@ import json
 import logging
 import os
 import pathlib
+import signal
 import subprocess
 import sys
 import tempfile
@@ -290,8 +291,14 @@ class Alone(unittest.TestCase):
         self.assertEqual(out.stdout, "0 15973\n", out.stderr)
 
     def test_what_is_not_here(self):
-        with self.assertRaisesRegex(ImportError, "not here"):
-            importlib.import_module("mooncake.store")
+        for name, words in (("store", "no store"), ("async_store", "no store"), ("mooncake_config", "no store"),
+                            ("pg", "alone"), ("allocator", "alone")):
+            with self.assertRaisesRegex(ImportError, f"mooncake.{name} is not here.*{words}"):
+                importlib.import_module(f"mooncake.{name}")
+        with self.assertRaisesRegex(ImportError, "no store"):
+            from mooncake.store import MooncakeDistributedStore  # noqa: F401
+        with self.assertRaisesRegex(ModuleNotFoundError, "No module named 'mooncake.nonsense'"):
+            importlib.import_module("mooncake.nonsense")
         with self.assertRaisesRegex(AttributeError, "not here"):
             mooncake.engine.RpcInterface
         self.assertFalse(mooncake.engine.SUPPORT_CUDA)
@@ -311,6 +318,46 @@ class Alone(unittest.TestCase):
                              {"cpu:0": [[], ["mlx5_1"]], "cpu:1": [["mlx5_1"], []]})
             self.assertEqual(_topology.local_topology("none", pathlib.Path(root)), "{}\n")
         self.assertIsInstance(json.loads(TransferEngine().get_local_topology("")), dict)
+
+
+class Frozen(unittest.TestCase):
+    def test_batches_that_do_not_end(self):
+        """Bug (d) of Mooncake: such batches could not be freed, and leaked."""
+        logging.disable(logging.ERROR)
+        self.addCleanup(logging.disable, logging.NOTSET)
+        code = ("import sys; from mooncake.engine import TransferEngine as T; t = T(); "
+                "assert t.initialize('127.0.0.1', 'P2PHANDSHAKE', 'tcp', '') == 0; "
+                "print(t.get_rpc_port(), t.allocate_managed_buffer(64 << 20), flush=True); sys.stdin.read()")
+        target = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        os.environ["MC_TRANSFER_TIMEOUT"] = "5"  # the shortest
+        try:
+            port, there = map(int, target.stdout.readline().split())
+            call, size, name = engine(), 64 * MIB, f"127.0.0.1:{port}"
+            here = call.allocate_managed_buffer(size)
+            self.assertEqual(call.transfer_sync_write(name, here, there, 8), 0)
+            target.send_signal(signal.SIGSTOP)
+            checked, waited = ([call.batch_transfer_async_read(name, [here], [there], [size]) for _ in range(4)]
+                               for _ in range(2))
+            self.assertNotIn(0, checked + waited)
+            self.assertEqual([call.transfer_check_status(number) for number in checked], [0] * 4)
+            self.assertEqual(call.get_batch_transfer_status(waited), -1)
+            until = time.monotonic() + 20
+            for number in checked:
+                while (status := call.transfer_check_status(number)) == 0 and time.monotonic() < until:
+                    time.sleep(0.01)
+                self.assertEqual(status, -2)
+                self.assertEqual(call.transfer_check_status(number), -2)
+            self.assertEqual(call._batches, {})
+            self.assertEqual(call._engine.describe("statistics")["batches_under_way"], 0)
+            before = call.read_bytes_from_buffer(here, size)
+            target.send_signal(signal.SIGCONT)
+            time.sleep(0.3)
+            self.assertEqual(call.read_bytes_from_buffer(here, size), before)
+            call._close()
+        finally:
+            del os.environ["MC_TRANSFER_TIMEOUT"]
+            target.kill()
+            target.communicate()
 
 
 class Commands(unittest.TestCase):

@@ -404,7 +404,7 @@ static void variables_without_effect_are_named(void **state)
     fy_config_free(from_options(*state, (struct ferry_options){0}));
     assert_string_equal(
         logged(*state),
-        "2 environment: set and without effect here (docs/configuration.md says "
+        "1 environment: set and without effect here (docs/configuration.md says "
         "why): MC_SLICE_SIZE, MC_TCP_PROTO\n");
 }
 
