@@ -142,6 +142,8 @@ static void conn_free(struct conn *conn)
         conn->next->prev = conn->prev;
     control->n_conns--;
     control->buffered -= conn->in_cap;
+    /* By hand: a child that was forked meanwhile may hold it open, and events would go on. */
+    watch(conn, EPOLL_CTL_DEL, 0);
     close(conn->fd);
     free(conn->in);
     fy_buf_fini(&conn->out);
