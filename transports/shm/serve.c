@@ -5,6 +5,7 @@
  */
 #include <errno.h>
 #include <poll.h>
+#include <signal.h>
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
@@ -111,6 +112,18 @@ static ferry_status listen_at(struct ferry_tp *tp)
     return FERRY_OK;
 }
 
+static int start_thread(struct ferry_tp *tp)
+{
+    sigset_t all, old;
+    int rc;
+
+    sigfillset(&all); /* signals are the application's, in its own threads */
+    pthread_sigmask(SIG_SETMASK, &all, &old);
+    rc = pthread_create(&tp->thread, NULL, serve_main, tp);
+    pthread_sigmask(SIG_SETMASK, &old, NULL);
+    return rc;
+}
+
 ferry_status shm_serve_start(struct ferry_tp *tp)
 {
     ferry_status status = listen_at(tp);
@@ -125,7 +138,7 @@ ferry_status shm_serve_start(struct ferry_tp *tp)
             status = FERRY_ENOMEM;
         }
     }
-    if (!status && pthread_create(&tp->thread, NULL, serve_main, tp)) {
+    if (!status && start_thread(tp)) {
         SHM_LOG(tp->host, FERRY_LOG_ERROR, "cannot start a thread");
         status = FERRY_ENOMEM;
     }
