@@ -181,7 +181,7 @@ static cJSON *describe_path(struct fy_segment *segment, unsigned t)
 static const char *const class_names[FY_SIZE_CLASSES] = {"1k", "4k", "16k", "64k", "256k",
                                                          "1m", "4m", "16m", "64m", "more"};
 
-/* Where measuring changed the order: {"read": {"64k": "tcp"}, "write": {}}. */
+/* Where measuring changed the order: {"read": {"64k": NAME}, "write": {}}. */
 static void describe_moved(cJSON *item, const struct fy_segment *segment)
 {
     cJSON *moved = cJSON_AddObjectToObject(item, "moved");

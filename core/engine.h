@@ -404,8 +404,8 @@ static inline bool fy_view_stands(const struct fy_view *view)
 }
 /* What is known to be wrong with the peer, for requests whose time is over; 0 = nothing. */
 ferry_status fy_view_trouble(const struct fy_view *view);
-/* What a lane of it goes over: "mlx5_0-mlx5_1" where the transport tells, else the lane's name.
- */
+/* What a lane of it goes over: "OURS-THEIRS", devices, where the transport tells; else the
+ * lane's name. */
 void fy_view_rail(const struct fy_view *view, const struct fy_lane *lane, char *out,
                   size_t room);
 /* Blocks until nothing of a broken view can move any more. */
@@ -433,7 +433,7 @@ bool fy_lane_arm(struct fy_lane *lane);
 void fy_lane_barrier(struct fy_lane *lane);
 /* Ends what is unfinished of a part soon. */
 void fy_lane_cancel(struct fy_lane *lane, struct fy_part *part);
-/* "mlx5_0/3": the device and the queue's number. */
+/* "DEVICE/3": the device and the queue's number. */
 void fy_lane_name(const struct fy_lane *lane, char *out, size_t room);
 /* The one with the least to do, among those the peer is connected on. */
 struct fy_lane *fy_lane_choose(const struct fy_view *view);

@@ -84,8 +84,8 @@ static ferry_status check_reply(const struct fy_buf *reply)
     return fy_fail(FERRY_EIO, "the peer refused the notification");
 }
 
-/* Mooncake writes this member since 0.3.5. What is older calls a handler that its tcp nodes
- * never set when a notification comes, and dies of it. */
+/* Mooncake writes this member since 0.3.5. What is older calls a handler that such nodes never
+ * set when a notification comes, and dies of it. */
 static bool dies_of_it(const struct fy_doc *doc)
 {
     return !doc->epoch[0] && doc->n_transports &&

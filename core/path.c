@@ -32,8 +32,8 @@ uint32_t fy_location_kind(const char *location, const char *node)
     size_t word = strspn(location, "abcdefghijklmnopqrstuvwxyz");
     const char *number = location + word + 1;
 
-    /* Mooncake's tcp nodes write their own name there, and "segments:..." of memory that is
-     * spread over NUMA nodes. */
+    /* Some of Mooncake's nodes write their own name there, and "segments:..." of memory that
+     * is spread over NUMA nodes. */
     if (!word || location[word] != ':' || !*number || number[strspn(number, "0123456789")] ||
         !strncmp(location, "cpu:", 4) || !strcmp(location, node))
         return FERRY_MEM_HOST;

@@ -78,9 +78,8 @@ bool fy_path_times(const struct fy_view *view, uint32_t op, uint64_t bytes);
 /* Microseconds that the path is expected to take, and whether it was measured. */
 double fy_path_predict_us(const struct fy_segment *segment, unsigned transport, uint32_t op,
                           uint64_t bytes, bool *measured_out);
-/* FERRY_MEM_ kind of a location in the document of `node`: "cuda:0" is a device's memory;
- * "cpu:0",
- * "*" and whatever else is no such word and number, or the node's name, are the host's. */
+/* FERRY_MEM_ kind of a location in the document of `node`: a word and a number ("gpu:0") are a
+ * device's memory; "cpu:0", "*", the node's own name and whatever else are the host's. */
 uint32_t fy_location_kind(const char *location, const char *node);
 
 #endif /* FY_PATH_H */

@@ -278,9 +278,8 @@ struct ferry_transport_ops {
 
     /*
      * Since 1.1. Which devices carry what this queue submits to this peer, "OURS-THEIRS", for
-     * people
-     * ("mlx5_0-mlx5_1"). NUL-terminated, at most len bytes. After a successful peer_attach, of
-     * the same kind of call (C). Optional.
+     * people. NUL-terminated, at most len bytes. After a successful peer_attach, of the same
+     * kind of call (C). Optional.
      */
     ferry_status (*rail)(struct ferry_peer *peer, struct ferry_queue *queue, char *text,
                          size_t len);

@@ -8,8 +8,11 @@
 set -euo pipefail
 export LC_ALL=C
 here=$(dirname "$(readlink -f "$0")")
-cd "$1"
+root=$1
 shift
+plugins=()
+for plugin; do plugins+=("$(readlink -e "$plugin")"); done # before we go elsewhere
+cd "$root"
 found=0
 
 report() {
@@ -63,7 +66,7 @@ while IFS=: read -r file line text; do
     esac
 done < <(grep -rnE '^[[:space:]]*#[[:space:]]*include' transports metadata_plugins memory_plugins --include='*.[ch]' 2>/dev/null || :)
 
-for plugin; do
+for plugin in "${plugins[@]}"; do
     symbols=$(nm -D --undefined-only "$plugin" | awk '{ print $NF }' | grep -E '^(fy_|ferry_)' || :)
     for symbol in $symbols; do
         report "$(basename "$plugin"): links $symbol of libferry"

@@ -155,7 +155,7 @@ static void refused_ones_say_file_found_and_wanted(void **state)
         {"major", "built for transport ABI 2.3, wanted 1.x"},
         {"header", "its descriptor has 16 bytes, wanted at least 40"},
         {"symbol", "no plugin of this kind: it exports no symbol ferry_transport_plugin"},
-        {"unresolved", "undefined symbol: ferry_test_defined_nowhere"},
+        {"unresolved", "undefined symbol: test_defined_nowhere"},
         {"misnamed", "calls itself \"other\", its file \"misnamed\""},
         {"table", "has no table"},
         {"short", "its table has 184 bytes, wanted at least the 192 of ABI 1.0"},

@@ -37,7 +37,7 @@ __attribute__((constructor)) static void loaded(void)
 }
 
 #ifdef UNRESOLVED
-int ferry_test_defined_nowhere(void);
+int test_defined_nowhere(void);
 #endif
 
 #ifdef PROBE
@@ -53,7 +53,7 @@ static ferry_status open_(const struct ferry_host *host, const struct ferry_kvs 
                           struct ferry_tp **tp_out)
 {
 #ifdef UNRESOLVED
-    return ferry_test_defined_nowhere();
+    return test_defined_nowhere();
 #else
     return FERRY_EDEVICE;
 #endif
