@@ -14,6 +14,7 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "error.h"
@@ -21,7 +22,8 @@
 #include "util/json.h"
 
 #define MAX_REQUEST 4096
-#define BACKLOG     16
+#define BACKLOG     128
+#define BUSY_TRIES  50 /* to connect, 10 ms apart, where so many wait already */
 #define FOLDERS     2
 #define SUFFIX      ".sock"
 
@@ -178,6 +180,21 @@ void fy_local_close(struct fy_local *local)
 
 /* ---- asking ---- */
 
+static int connect_to(int fd, const struct sockaddr_un *address)
+{
+    const struct timespec pause = {.tv_nsec = 10000000};
+    int rc = -1;
+
+    for (int i = 0; i < BUSY_TRIES && rc; i++) {
+        rc = connect(fd, (const struct sockaddr *)address, sizeof(*address));
+        if (rc && errno != EAGAIN && errno != EINTR)
+            return rc;
+        if (rc)
+            nanosleep(&pause, NULL);
+    }
+    return rc;
+}
+
 /* Connected to a process of ours. FERRY_ENOENT: nobody listens there any more. */
 static ferry_status reach(const char *path, int *fd_out)
 {
@@ -192,7 +209,7 @@ static ferry_status reach(const char *path, int *fd_out)
     fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
     if (fd < 0)
         return fy_fail(FERRY_EDEVICE, "a socket: %s", strerror(errno));
-    if (connect(fd, (struct sockaddr *)&address, sizeof(address)))
+    if (connect_to(fd, &address))
         status =
             fy_fail(errno == ECONNREFUSED || errno == ENOENT ? FERRY_ENOENT : FERRY_EUNREACH,
                     "%s: %s", path, strerror(errno));
