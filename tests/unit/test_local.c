@@ -201,6 +201,39 @@ static void silence_and_rubbish_do_no_harm(void **state)
     ferry_engine_close(engine, 0);
 }
 
+/* A process forked from ours has copies of all sockets: their end here must not depend on it.
+ */
+static void a_fork_does_not_keep_connections(void **state)
+{
+    struct ferry_engine *engine = pair_engine("a", "tcp", NULL);
+    cJSON *node = find(ferry_engine_name(engine));
+    struct sockaddr_un address = {.sun_family = AF_UNIX};
+    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    char *text;
+    pid_t child;
+
+    snprintf(address.sun_path, sizeof(address.sun_path), "%s",
+             cJSON_GetObjectItem(node, "socket")->valuestring);
+    assert_int_equal(connect(fd, (struct sockaddr *)&address, sizeof(address)), 0);
+    usleep(50000); /* it is accepted by then */
+    child = fork();
+    if (child == 0) {
+        close(fd);
+        usleep(400000);
+        _exit(0);
+    }
+    usleep(50000);
+    close(fd);
+    usleep(100000);
+    for (int i = 0; i < 20; i++) {
+        assert_ok(ferry_node_describe(ferry_engine_name(engine), "links", 5000, &text));
+        ferry_string_free(text);
+    }
+    waitpid(child, NULL, 0);
+    cJSON_Delete(node);
+    ferry_engine_close(engine, 0);
+}
+
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
@@ -210,6 +243,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(a_folder_of_somebody_else_is_not_used),
         cmocka_unit_test(other_users_are_turned_away),
         cmocka_unit_test(silence_and_rubbish_do_no_harm),
+        cmocka_unit_test(a_fork_does_not_keep_connections),
     };
 
     return cmocka_run_group_tests(tests, set_up, tear_down);
