@@ -19,7 +19,7 @@ static void usage(const struct cli *cli, FILE *to)
             cli->kind);
     fputs(cli->kind[0] == 't'
               ? "           [--processes auto|one|two] [--wait MS] [--target KEY=VALUE]...\n"
-                "           [--perf] [--plugins DIR]\n"
+                "           [--perf] [--plugins DIR] [--inherits WHY]\n"
               : "           [--uri URI] [--absent=unreach] [--server PROGRAM ARG... (last)]\n",
           to);
     fputs("\n"
@@ -31,7 +31,8 @@ static void usage(const struct cli *cli, FILE *to)
         cli->kind[0] == 't'
             ? "--wait is what an element may take to end. --target is --config for the passive\n"
               "end alone. --perf measures beside loop and tcp; for it and for --stress the\n"
-              "plugins loop, tcp and fault are taken from DIR.\n"
+              "plugins loop, tcp and fault are taken from DIR. --inherits: why a library's\n"
+              "descriptors may stay open over exec; they are counted.\n"
             : "--server starts a program that minds a real server: the URI and settings are its\n"
               "first words, and it stops, starts, freezes, thaws and empties the server.\n",
         to);
@@ -175,6 +176,7 @@ int cli_parse(struct cli *cli, int argc, char **argv)
                                             {"target", required_argument, NULL, 't'},
                                             {"limit", required_argument, NULL, 'L'},
                                             {"wait", required_argument, NULL, 'w'},
+                                            {"inherits", required_argument, NULL, 'i'},
                                             {"help", no_argument, NULL, 'h'},
                                             {"junit", required_argument, NULL, 'j'},
                                             {"stress", required_argument, NULL, 'S'},
@@ -217,6 +219,9 @@ int cli_parse(struct cli *cli, int argc, char **argv)
         case 'L':
             ok = number_of("limit", optarg, 86400, &number);
             cli->limit_s = (unsigned)number;
+            break;
+        case 'i':
+            cli->inherits = optarg;
             break;
         case 'w':
             ok = number_of("wait", optarg, 3600000, &number);

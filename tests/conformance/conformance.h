@@ -47,6 +47,9 @@ struct fc_options {
     unsigned limit_s; /* for a point; 0 = each point's own */
     unsigned wait_ms; /* how long an element may take to end; 0 = 10000 */
     bool verbose;     /* what the plugin logs goes to stderr */
+    /* Why descriptors of a library that the plugin uses may stay open over exec; NULL = they
+     * may not. They are counted and told with the reason. */
+    const char *inherits;
     void (*report)(void *arg, const struct fc_outcome *outcome);
     void *arg;
 };

@@ -121,6 +121,7 @@ int main(int argc, char **argv)
                              .processes = cli.processes,
                              .limit_s = cli.limit_s,
                              .wait_ms = cli.wait_ms,
+                             .inherits = cli.inherits,
                              .verbose = cli.verbose,
                              .report = cli_report,
                              .arg = &cli};
