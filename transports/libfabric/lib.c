@@ -1,0 +1,54 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Loads libfabric when the transport is first asked for, so that neither the core nor the other
+ * transports need it. Knows nothing of what is done with it.
+ */
+#include "lib.h"
+
+#include <dlfcn.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <string.h>
+
+static struct fab_lib table;
+static char why[256];
+static pthread_once_t once = PTHREAD_ONCE_INIT;
+
+static void load(void)
+{
+    /* A version fixes the layout of the structs that pass through: those of our headers. */
+    const struct {
+        const char *name, *version;
+        void *slot;
+    } symbols[] = {
+        {"fi_getinfo", "FABRIC_1.3", &table.getinfo},
+        {"fi_freeinfo", "FABRIC_1.3", &table.freeinfo},
+        {"fi_dupinfo", "FABRIC_1.3", &table.dupinfo},
+        {"fi_fabric", "FABRIC_1.1", &table.fabric},
+        {"fi_strerror", "FABRIC_1.0", &table.strerror},
+    };
+    void *lib = dlopen("libfabric.so.1", RTLD_NOW | RTLD_LOCAL | RTLD_NODELETE);
+    if (!lib) {
+        snprintf(why, sizeof(why), "libfabric is not here: %s", dlerror());
+        return;
+    }
+    for (size_t i = 0; i < sizeof(symbols) / sizeof(symbols[0]); i++) {
+        void *fn = dlvsym(lib, symbols[i].name, symbols[i].version);
+        if (!fn) {
+            snprintf(why, sizeof(why), "libfabric has no %s of version %s", symbols[i].name,
+                     symbols[i].version);
+            return;
+        }
+        memcpy(symbols[i].slot, &fn, sizeof(fn));
+    }
+}
+
+const struct fab_lib *fab_lib_get(const char **why_out)
+{
+    pthread_once(&once, load);
+    if (why[0]) {
+        *why_out = why;
+        return NULL;
+    }
+    return &table;
+}
