@@ -61,12 +61,14 @@ static uint64_t now_ns(void)
     return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
 }
 
-static void open_side(struct side *side, const char *mode, bool own_memory)
+/* `threads`: that may help; none beside a reference of one thread. */
+static void open_side(struct side *side, const char *mode, unsigned threads, bool own_memory)
 {
     char config[64];
     const uint32_t all = FERRY_REMOTE_READ | FERRY_REMOTE_WRITE;
 
-    snprintf(config, sizeof(config), "{\"shm\":{\"mode\":\"%s\"}}", mode);
+    snprintf(config, sizeof(config), "{\"shm\":{\"mode\":\"%s\",\"copy_threads\":%u}}", mode,
+             threads);
     struct ferry_options options = {.size = sizeof(options),
                                     .name = "127.0.0.1",
                                     .bind = "127.0.0.1",
@@ -104,7 +106,7 @@ static pid_t start_target(const char *mode, struct hello *hello)
 
         prctl(PR_SET_PDEATHSIG, SIGKILL);
         close(ctl[0]);
-        open_side(&side, mode, !strcmp(mode, "map"));
+        open_side(&side, mode, 0, !strcmp(mode, "map"));
         snprintf(mine.name, sizeof(mine.name), "%s", ferry_engine_name(side.engine));
         mine.addr = (uintptr_t)side.mem;
         if (write(ctl[1], &mine, sizeof(mine)) < 0 || read(ctl[1], &byte, 1) < 0)
@@ -259,7 +261,7 @@ static void single(struct bench *bench, const char *mode, bool read)
     fflush(stdout);
 }
 
-static void compare(const char *mode)
+static void compare(const char *mode, unsigned threads)
 {
     static const struct {
         uint64_t size;
@@ -269,7 +271,7 @@ static void compare(const char *mode)
     struct hello hello;
 
     bench.pid = start_target(mode, &hello);
-    open_side(&bench.here, mode, false);
+    open_side(&bench.here, mode, threads, false);
     bench.remote = hello.addr;
     if (!strcmp(mode, "map"))
         bench.mapped = map_of(bench.pid);
@@ -280,9 +282,9 @@ static void compare(const char *mode)
         move_raw(&bench, false, off, 16 << 20, 1);
     }
     for (unsigned read = 0; read < 2; read++)
-        for (unsigned i = 0; i < sizeof(shapes) / sizeof(*shapes); i++)
+        for (unsigned i = threads ? 2 : 0; i < sizeof(shapes) / sizeof(*shapes); i++)
             row(&bench, mode, read, shapes[i].size, shapes[i].batch);
-    for (unsigned read = 0; read < 2; read++)
+    for (unsigned read = 0; read < 2 && !threads; read++)
         single(&bench, mode, read);
     ferry_engine_close(bench.here.engine, 1000);
     munmap(bench.here.mem, COLD);
@@ -296,7 +298,10 @@ int main(void)
     printf(
         "mode  op       size x batch     raw   ferry  ratio    cpu   (GB/s, %llu MiB cold)\n",
         (unsigned long long)(COLD >> 20));
-    compare("map");
-    compare("cma");
+    compare("map", 0);
+    compare("cma", 0);
+    printf("with helpers while processors are idle, beside the same one thread\n");
+    compare("map", 3);
+    compare("cma", 3);
     return 0;
 }

@@ -45,6 +45,10 @@ static const char *set(const struct ferry_kv *kv, struct shm_config *config)
     } else if (!strcmp(kv->key, "poll_bytes")) {
         if (!number(kv, 1, UINT64_C(1) << 30, &config->poll_bytes))
             return "1 to 1073741824";
+    } else if (!strcmp(kv->key, "copy_threads")) {
+        if (!number(kv, 0, SHM_COPY_THREADS, &value))
+            return "0 to 3";
+        config->copy_threads = (uint32_t)value;
     } else if (!strcmp(kv->key, "any_tracer")) {
         if (is(kv, "true") || is(kv, "1"))
             config->any_tracer = true;
@@ -61,7 +65,8 @@ static const char *set(const struct ferry_kv *kv, struct shm_config *config)
 ferry_status shm_config_parse(const struct ferry_host *host, const struct ferry_kvs *kvs,
                               struct shm_config *config_out)
 {
-    struct shm_config config = {.depth = 1024, .poll_bytes = UINT64_C(4) << 20};
+    struct shm_config config = {
+        .depth = 1024, .poll_bytes = UINT64_C(4) << 20, .copy_threads = SHM_COPY_THREADS};
 
     for (size_t i = 0; kvs && i < kvs->n; i++) {
         const struct ferry_kv *kv = &kvs->v[i];
@@ -73,9 +78,10 @@ ferry_status shm_config_parse(const struct ferry_host *host, const struct ferry_
         if (!allowed)
             continue;
         if (!allowed[0])
-            SHM_LOG(host, FERRY_LOG_ERROR,
-                    "unknown key \"%s\", allowed are mode, depth, poll_bytes, any_tracer",
-                    kv->key);
+            SHM_LOG(
+                host, FERRY_LOG_ERROR,
+                "unknown key \"%s\", allowed are mode, depth, poll_bytes, copy_threads, any_tracer",
+                kv->key);
         else
             SHM_LOG(host, FERRY_LOG_ERROR, "%s is \"%.*s\", allowed are %s", kv->key,
                     (int)kv->val_len, (const char *)kv->val, allowed);

@@ -187,6 +187,10 @@ ferry_status shm_peer_attach(struct ferry_peer *peer, struct ferry_queue *queue,
     status = connect_peer(peer, timeout_ms);
     pthread_mutex_lock(&tp->lock);
     reap_atts(queue);
+    if (!status && !tp->helpers_asked) { /* not in open: who is only served needs none */
+        tp->helpers_asked = true;
+        tp->helpers = shm_helpers_start(tp->config.copy_threads);
+    }
     if (!status && !atomic_load(&peer->att[queue->number])) {
         att->conn = peer->conn;
         att->conn->refs++;

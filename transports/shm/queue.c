@@ -207,15 +207,18 @@ static uint64_t portion(const struct shm_elem *e, uint64_t most)
     return left < most ? left : most;
 }
 
-static void copy_mapped(struct shm_elem *e, uint64_t n)
+static void copy_mapped(struct ferry_queue *queue, struct shm_elem *e, uint64_t n)
 {
     struct ferry_rmem *rmem = e->rmem;
-    uint8_t *remote = rmem->map + (rmem->addr + e->off - rmem->base) + e->done;
+    struct shm_piece piece = {
+        .local = e->local + e->done,
+        .remote = rmem->map + (rmem->addr + e->off - rmem->base) + e->done,
+        .len = n,
+        .read = e->op == FERRY_OP_READ,
+        .cold = e->cold,
+    };
 
-    if (e->op == FERRY_OP_READ)
-        shm_copy(e->local + e->done, remote, n, e->cold);
-    else
-        shm_copy(remote, e->local + e->done, n, e->cold);
+    shm_copy_together(queue->tp->helpers, &piece);
     e->done += n;
 }
 
@@ -237,9 +240,11 @@ static uint64_t copy_cma(struct ferry_queue *queue, struct shm_elem *first, uint
 {
     struct shm_elem *v[IOVS], *e;
     struct iovec local[IOVS], remote[IOVS];
+    pid_t pid = first->att->conn->pid;
     uint64_t sum = 0, moved;
     unsigned n = 0;
     ssize_t rc;
+    int error;
 
     e = first;
     for (;;) {
@@ -256,13 +261,24 @@ static uint64_t copy_cma(struct ferry_queue *queue, struct shm_elem *first, uint
             break;
         pop(&queue->run);
     }
-    pid_t pid = first->att->conn->pid;
-    if (first->op == FERRY_OP_READ)
-        rc = process_vm_readv(pid, local, n, remote, n, 0);
-    else
-        rc = process_vm_writev(pid, local, n, remote, n, 0);
-    int error = rc < 0 ? errno : rc == 0 ? EFAULT : 0;
-    moved = rc > 0 ? (uint64_t)rc : 0;
+    if (n == 1 && sum >= SHM_SHARED_FROM) {
+        struct shm_piece piece = {.local = local[0].iov_base,
+                                  .remote = remote[0].iov_base,
+                                  .len = sum,
+                                  .pid = pid,
+                                  .read = first->op == FERRY_OP_READ};
+
+        shm_copy_together(queue->tp->helpers, &piece);
+        moved = piece.moved;
+        error = piece.error;
+    } else {
+        if (first->op == FERRY_OP_READ)
+            rc = process_vm_readv(pid, local, n, remote, n, 0);
+        else
+            rc = process_vm_writev(pid, local, n, remote, n, 0);
+        error = rc < 0 ? errno : rc == 0 ? EFAULT : 0;
+        moved = rc > 0 ? (uint64_t)rc : 0;
+    }
     for (unsigned i = 0; i < n; i++) {
         uint64_t part = local[i].iov_len < moved ? local[i].iov_len : moved;
 
@@ -309,7 +325,7 @@ static void advance(struct ferry_queue *queue, uint64_t budget)
         }
         if (e->rmem->map) {
             n = portion(e, n);
-            copy_mapped(e, n);
+            copy_mapped(queue, e, n);
             if (e->done == e->len) {
                 end(queue, e, FERRY_OK);
             } else { /* in front: fewer are half done when something is cut short */

@@ -14,7 +14,9 @@
 #define SHM_MAX_XFER_LEN (UINT64_C(1) << 40)
 #define SHM_CHUNK                                                                              \
     (UINT64_C(1) << 20) /* most bytes of an element in one go: bounds every wait */
-#define SHM_NAME_LEN 48u
+#define SHM_NAME_LEN     48u
+#define SHM_COPY_THREADS 3u
+#define SHM_SHARED_FROM  (UINT64_C(256) << 10) /* bytes of a copy that helpers are worth */
 
 enum shm_mode { SHM_MODE_AUTO, SHM_MODE_CMA, SHM_MODE_MAP };
 
@@ -23,6 +25,7 @@ struct shm_config {
     uint32_t depth;
     uint64_t poll_bytes;
     bool any_tracer;
+    uint32_t copy_threads; /* that may help with large copies */
 };
 
 /* Who a process is, as far as another of the same host can check it. */
@@ -154,6 +157,18 @@ struct ferry_queue {
     struct shm_att *atts; /* the transport's lock */
 };
 
+struct shm_helpers;
+
+/* One copy: to or from a mapping, or by the kernel where `pid` is another process. */
+struct shm_piece {
+    uint8_t *local, *remote;
+    uint64_t len;
+    pid_t pid; /* 0: `remote` is mapped here */
+    bool read, cold;
+    uint64_t moved; /* out; less than len where `error` (errno's) stopped it */
+    int error;
+};
+
 struct ferry_tp {
     const struct ferry_host *host;
     struct shm_config config;
@@ -162,6 +177,8 @@ struct ferry_tp {
     uint8_t token[SHM_TOKEN_LEN];
     int listen_fd, epoll_fd, stop_fd;
     pthread_t thread;
+    struct shm_helpers *helpers; /* NULL = none; set by the first attach and never again */
+    bool helpers_asked;
     pthread_mutex_t lock;
     uint64_t next_id;
     struct ferry_mr *mrs;
@@ -232,6 +249,13 @@ bool shm_ask(struct shm_conn *conn, struct ferry_rmem *rmem);
 void shm_copy_init(void);
 /* `cold`: much more follows than caches hold, so that stores may go round them. */
 void shm_copy(void *dst, const void *src, size_t len, bool cold);
+
+/* helpers.c */
+/* NULL: none are wanted, or to be had. */
+struct shm_helpers *shm_helpers_start(uint32_t most);
+void shm_helpers_stop(struct shm_helpers *helpers); /* NULL is allowed */
+/* HOT. Returns when all of it is done or has failed. */
+void shm_copy_together(struct shm_helpers *helpers, struct shm_piece *piece);
 
 /* the table's members */
 ferry_status shm_probe(const struct ferry_host *host);

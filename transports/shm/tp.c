@@ -80,6 +80,7 @@ void shm_tp_close(struct ferry_tp *tp)
     if (!tp)
         return;
     shm_serve_stop(tp);
+    shm_helpers_stop(tp->helpers);
     pthread_mutex_destroy(&tp->lock);
     free(tp);
 }
