@@ -5,6 +5,7 @@ The wheels come from PyPI when a test runs first, and stay in the build folder. 
 answer, tests end with 77 (skipped) and say so.
 """
 
+import fcntl
 import json
 import os
 import pathlib
@@ -51,13 +52,19 @@ def pypi_answers():
 
 def environment(version, *extra):
     """The interpreter of an environment with that version of upstream's wheel; None where it cannot
-    be installed, which is said."""
+    be installed, which is said. Tests that run side by side make it once."""
+    CACHE.mkdir(parents=True, exist_ok=True)
+    with open(CACHE / f"mooncake-{version}.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return make_environment(version, *extra)
+
+
+def make_environment(version, *extra):
     home = CACHE / f"mooncake-{version}"
     python = home / "bin/python"
     stamp = home / ("installed-" + "-".join(("wheel",) + extra))
     if stamp.exists():
         return str(python)
-    CACHE.mkdir(parents=True, exist_ok=True)
     if not python.exists():
         subprocess.run([sys.executable, "-m", "venv", "--clear", str(home)], check=True, stdout=subprocess.DEVNULL)
     pip = [str(python), "-m", "pip", "--disable-pip-version-check", "install", "--quiet", "--retries", "1"]
