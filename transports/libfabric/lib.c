@@ -8,6 +8,7 @@
 #include <dlfcn.h>
 #include <pthread.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 static struct fab_lib table;
@@ -27,7 +28,18 @@ static void load(void)
         {"fi_fabric", "FABRIC_1.1", &table.fabric},
         {"fi_strerror", "FABRIC_1.0", &table.strerror},
     };
-    void *lib = dlopen("libfabric.so.1", RTLD_NOW | RTLD_LOCAL | RTLD_NODELETE);
+    void *lib;
+
+    /*
+     * What only variables can tell it, and before it is loaded; the user's own stay. Its cache
+     * keeps regions registered after they were closed, with keys that peers could still use
+     * (seen with verbs;ofi_rxm), and is of no use to us, who register once. And a link has one
+     * peer: completion queues for 256 are longer than some devices allow.
+     */
+    setenv("FI_MR_CACHE_MAX_COUNT", "0", 0);
+    setenv("FI_MR_CACHE_MONITOR", "disabled", 0);
+    setenv("FI_UNIVERSE_SIZE", "32", 0);
+    lib = dlopen("libfabric.so.1", RTLD_NOW | RTLD_LOCAL | RTLD_NODELETE);
     if (!lib) {
         snprintf(why, sizeof(why), "libfabric is not here: %s", dlerror());
         return;
