@@ -104,6 +104,8 @@ static void not_in_queue_call(struct fc_node *node, const char *member)
                 "host->%s called from a queue call", member);
 }
 
+static pthread_mutex_t log_lock = PTHREAD_MUTEX_INITIALIZER;
+
 static void __attribute__((format(printf, 5, 6)))
 host_log(const struct ferry_host *host, enum ferry_log_level level, const char *file, int line,
          const char *fmt, ...)
@@ -111,16 +113,22 @@ host_log(const struct ferry_host *host, enum ferry_log_level level, const char *
     static const char *const names[] = {"error", "warn", "info", "debug", "trace"};
     struct fc_node *node = node_of(host);
     struct fc_shared *shared = node->ctx->shared;
-    unsigned at = atomic_fetch_add(&shared->log_at, 1);
-    char *row = shared->log[at % FC_COUNT(shared->log)];
     const size_t room = sizeof(shared->log[0]);
-    int n = snprintf(row, room, "%s %s: ", node->name, names[(unsigned)level % 5]);
+    unsigned at;
+    char *row;
+    int n;
     va_list ap;
+
+    pthread_mutex_lock(&log_lock); /* threads come round to the same row */
+    at = atomic_fetch_add(&shared->log_at, 1);
+    row = shared->log[at % FC_COUNT(shared->log)];
+    n = snprintf(row, room, "%s %s: ", node->name, names[(unsigned)level % 5]);
     va_start(ap, fmt);
     vsnprintf(row + n, room - (size_t)n, fmt, ap);
     va_end(ap);
     if (node->ctx->opt->verbose)
         fprintf(stderr, "    [%s] (%s:%d)\n", row, file, line);
+    pthread_mutex_unlock(&log_lock);
 }
 
 static ferry_status host_region_get(const struct ferry_host *host, uint64_t addr, uint64_t len,

@@ -40,6 +40,7 @@ static pid_t server_pid;
 static _Thread_local char words[512];
 static bool verbose;
 static struct fc_shared *shared;
+static pthread_mutex_t log_lock = PTHREAD_MUTEX_INITIALIZER;
 
 __attribute__((format(printf, 5, 6))) static void host_log(const struct ferry_host *host,
                                                            enum ferry_log_level level,
@@ -53,9 +54,12 @@ __attribute__((format(printf, 5, 6))) static void host_log(const struct ferry_ho
     va_start(ap, fmt);
     vsnprintf(words, sizeof(words), fmt, ap);
     va_end(ap);
-    if (shared)
+    if (shared) { /* threads come round to the same place */
+        pthread_mutex_lock(&log_lock);
         snprintf(shared->log[atomic_fetch_add(&shared->log_at, 1) % FC_COUNT(shared->log)],
                  sizeof(shared->log[0]), "%.255s", words);
+        pthread_mutex_unlock(&log_lock);
+    }
     if (verbose)
         fprintf(stderr, "    [%s] (%s:%d)\n", words, file, line);
 }

@@ -519,7 +519,10 @@ void fc_target_kill(struct fc_target *t)
     if (t->back_running)
         pthread_join(t->back_thread, NULL);
     t->back_running = false;
+    pthread_mutex_lock(&t->lock); /* a thread of the plugin's may be asking it */
     close(t->ctl);
+    t->ctl = -1;
+    pthread_mutex_unlock(&t->lock);
     close(t->back);
     fc_kvs_clear(&t->attrs);
 }
