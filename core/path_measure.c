@@ -10,12 +10,12 @@
 
 #include "util/clock.h"
 
-#define ENOUGH       4   /* times measured before a judgement rests on it */
-#define MANY         16  /* from then on only some are measured */
-#define MANY_TURNS   8   /* one in so many */
-#define CLEARLY      0.9 /* faster is less than so much of the other's time */
-#define UNKNOWN_COST 4   /* a path that was never measured may take so many times as long */
-#define ALLOWANCE    128 /* one part in so many of the time goes to trying others out */
+#define ENOUGH       4    /* times measured before a judgement rests on it */
+#define MANY         16   /* from then on only some are measured */
+#define MANY_TURNS   8    /* one in so many */
+#define CLEARLY      0.95 /* faster is less than so much of the other's time */
+#define UNKNOWN_COST 4    /* a path that was never measured may take so many times as long */
+#define ALLOWANCE    128  /* one part in so many of the time goes to trying others out */
 #define SAVED_NS     (200 * FY_NS_PER_MS) /* most that is saved up for it */
 #define YOUNG_NS     (10 * FY_NS_PER_MS)  /* between tries of one that is not known well */
 #define AGAIN_NS     (5 * FY_NS_PER_S)    /* of one that is */
