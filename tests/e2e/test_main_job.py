@@ -10,7 +10,7 @@ import re
 import signal
 import time
 
-from ferry_e2e import Failure, build_dir, check, main, wait_until
+from ferry_e2e import Failure, NotRun, build_dir, check, main, wait_until
 
 FERRY = build_dir() / "tools" / "ferry"
 LAYERS, KV_HEADS, HEAD_DIM, DTYPE, TOKENS = 4, 2, 32, 2, 16
@@ -131,6 +131,12 @@ def push_over_shm(lab):
 
 def pull_over_shm_with_a_cache_that_is_too_small(lab):
     hand_over(lab, "pull", False, decode_options=["--pull"], protocol="shm")
+
+
+def push_over_libfabric(lab):
+    if not (build_dir() / "transports/ferry_transport_libfabric.so").exists():
+        raise NotRun("built without libfabric")
+    hand_over(lab, "push", True, protocol="libfabric")
 
 
 def push_with_a_cache_that_is_too_small(lab):
@@ -322,6 +328,7 @@ main(push_sends_each_block_once,
      pull_fetches_each_block_once,
      push_over_shm,
      pull_over_shm_with_a_cache_that_is_too_small,
+     push_over_libfabric,
      push_with_a_cache_that_is_too_small,
      pull_with_a_cache_that_is_too_small,
      over_a_metadata_server,
