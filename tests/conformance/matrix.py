@@ -19,7 +19,8 @@ TRANSPORTS = [
     ("tcp", "tcp", ["--processes", "two"]),
     ("tcp v2", "tcp", ["--processes", "two", "--config", "dialect=v2"]),
     ("shm", "shm", ["--processes", "two"]),
-    ("libfabric", "libfabric", []),
+    ("libfabric", "libfabric", ["--processes", "two", "--limit", "120", "--config", "provider=tcp", "--inherits",
+                                "libfabric opens its descriptors so"]),
     ("fault(tcp)", "fault", ["--processes", "two", "--config", "inner=tcp"]),
     ("template", None, ["--processes", "two"]),
 ]
