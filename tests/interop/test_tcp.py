@@ -238,7 +238,7 @@ class Tcp(unittest.TestCase):
 
 
 def load_tests(loader, tests, pattern):
-    """Where no test is named: all but `test_data`, which takes as long as the rest and is run beside it."""
+    """Where no test is named: all but `test_data`, which takes as long as the rest and is a test of its own."""
     names = [name for name in loader.getTestCaseNames(Tcp) if name != "test_data"]
     return unittest.TestSuite(Tcp(name) for name in names)
 
