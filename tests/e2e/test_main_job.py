@@ -258,7 +258,8 @@ def decode_is_killed(lab):
 
 
 def decode_is_stopped(lab):
-    lost(lab, "decode", "pause", 15)
+    # Five seconds as a rule; a batch that was under way may have its own limit of 30 first (seen under ASan).
+    lost(lab, "decode", "pause", 40)
 
 
 def prefill_is_killed(lab):
