@@ -45,10 +45,9 @@ struct shm_msg {
     uint8_t token[SHM_TOKEN_LEN]; /* HELLO: whom we want to reach */
 };
 
-#define SHM_MAX_QUEUES  32u
-#define SHM_MAX_HELPERS 4u
-#define SHM_LINES       (SHM_MAX_QUEUES + SHM_MAX_HELPERS)
-#define SHM_SLOTS       65536u
+#define SHM_MAX_QUEUES 32u
+#define SHM_LINES      SHM_MAX_QUEUES /* who helps a queue to copy does so inside its line */
+#define SHM_SLOTS      65536u
 
 /*
  * One per connection, made by the target. A line belongs to one thread at a time of the
