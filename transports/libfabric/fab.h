@@ -188,6 +188,7 @@ struct fab_served {
     char peer[256];
     char instance[FAB_INSTANCE_MAX];
     uint64_t link;
+    uint64_t serial; /* tells it from another of the same link, from 1 */
     uint64_t checked_ns;
     struct fab_device *device;
     struct fab_end end;
@@ -216,6 +217,7 @@ struct ferry_tp {
     struct fab_served *served;
     uint32_t n_served;
     uint64_t serve_since_ns; /* the youngest of them */
+    uint64_t serve_serial;   /* of the last one */
     pthread_t progress;
     int progress_epoll_fd, progress_event_fd;
     atomic_uint n_armed; /* queues without a descriptor that sleep */

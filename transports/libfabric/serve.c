@@ -33,14 +33,14 @@ static void free_served(struct fab_served *served)
     free(served);
 }
 
-/* serve_lock is held. NULL = there is none. */
+/* serve_lock is held. NULL = there is none. `serial` as in drop. */
 static struct fab_served *take_served(struct ferry_tp *tp, const char *instance, uint64_t link,
-                                      const struct fab_served *only)
+                                      uint64_t serial)
 {
     for (struct fab_served **at = &tp->served; *at; at = &(*at)->next) {
         struct fab_served *served = *at;
         if (served->link == link && strcmp(served->instance, instance) == 0 &&
-            (!only || served == only)) {
+            (!serial || served->serial == serial)) {
             *at = served->next;
             tp->n_served--;
             return served;
@@ -49,12 +49,11 @@ static struct fab_served *take_served(struct ferry_tp *tp, const char *instance,
     return NULL;
 }
 
-/* `only`: not another one of that name; NULL = whatever there is. */
-static bool drop(struct ferry_tp *tp, const char *instance, uint64_t link,
-                 const struct fab_served *only)
+/* `serial`: that one, and not another that came in its place; 0 = whatever there is. */
+static bool drop(struct ferry_tp *tp, const char *instance, uint64_t link, uint64_t serial)
 {
     pthread_mutex_lock(&tp->serve_lock); /* held while it is closed: nobody moves it on then */
-    struct fab_served *served = take_served(tp, instance, link, only);
+    struct fab_served *served = take_served(tp, instance, link, serial);
     if (served)
         free_served(served);
     pthread_mutex_unlock(&tp->serve_lock);
@@ -113,7 +112,7 @@ static void check_served(struct ferry_tp *tp, uint64_t before_ns)
 {
     for (;;) {
         char peer[sizeof(tp->served->peer)], instance[FAB_INSTANCE_MAX];
-        uint64_t link;
+        uint64_t link, serial;
         struct fab_served *served;
         pthread_mutex_lock(&tp->serve_lock);
         for (served = tp->served; served && served->checked_ns >= before_ns;)
@@ -123,12 +122,12 @@ static void check_served(struct ferry_tp *tp, uint64_t before_ns)
             strcpy(peer, served->peer);
             strcpy(instance, served->instance);
             link = served->link;
+            serial = served->serial;
         }
         pthread_mutex_unlock(&tp->serve_lock);
         if (!served)
             return;
-        if (!still_valid(tp, peer, instance, link) &&
-            drop(tp, instance, link, served)) /* and not one that came in its place */
+        if (!still_valid(tp, peer, instance, link) && drop(tp, instance, link, serial))
             FAB_LOG(tp->host, FERRY_LOG_INFO, "peer %s: its link is gone", peer);
     }
 }
@@ -209,10 +208,11 @@ static bool wait_for_work(struct ferry_tp *tp, const struct round *round, bool *
             eventfd_read(tp->progress_event_fd, &poked);
             *stop_out = poked > UINT32_MAX; /* see fab_serve_close */
         }
-    /* a signal that stops, and no other, interrupts a thread that has all of them blocked */
+    /* A signal that stops, and no other, interrupts a thread that has all of them blocked; but
+     * where the wait was over at that moment it is the clock alone that tells. */
     if (n < 0)
         return errno != EINTR;
-    return !round->must_poll || fab_now_ns() - before < GAP_NS;
+    return round->timeout_ms < 0 || fab_now_ns() - before < GAP_NS;
 }
 
 static void *progress_main(void *arg)
@@ -286,7 +286,7 @@ static ferry_status serve_link(struct ferry_tp *tp, const char *peer_name,
     ferry_status status;
     fi_addr_t addr;
 
-    drop(tp, request->instance, request->link, NULL);
+    drop(tp, request->instance, request->link, 0);
     if (request->device >= tp->n_devices || strlen(peer_name) >= sizeof(served->peer))
         return FERRY_EINVAL;
     served = calloc(1, sizeof(*served));
@@ -308,6 +308,7 @@ static ferry_status serve_link(struct ferry_tp *tp, const char *peer_name,
     if (status == FERRY_OK && tp->n_served == FAB_MAX_SERVED)
         status = FERRY_ENOMEM;
     if (status == FERRY_OK) {
+        served->serial = ++tp->serve_serial;
         served->next = tp->served;
         tp->served = served;
         tp->n_served++;
@@ -365,7 +366,7 @@ static ferry_status answer(struct ferry_tp *tp, const char *peer_name,
     case FAB_OPEN:
         return serve_link(tp, peer_name, request, reply);
     case FAB_CLOSE:
-        drop(tp, request->instance, request->link, NULL);
+        drop(tp, request->instance, request->link, 0);
         return FERRY_OK;
     case FAB_ALIVE:
         return is_served(tp, request) ? FERRY_OK : FERRY_ENOENT;
