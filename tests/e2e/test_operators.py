@@ -14,9 +14,9 @@ def ferry(lab, *words, status=0):
     return lab.run([FERRY, *words], status=status, timeout=30)
 
 
-def node(lab, name, server, **more):
+def node(lab, name, server, port=0, **more):
     a = Node(lab, name)
-    a.open(name="127.0.0.1:0", metadata=server.uri, config=more or None)
+    a.open(name=f"127.0.0.1:{port}", metadata=server.uri, config=more or None)
     a.memory(MIB)
     return a
 
@@ -105,7 +105,7 @@ def watches(lab):
         a = node(lab, "a", server)
         watching.wait_for(rf"\+ {a.engine_name}: answers", 5)  # by a watch, long before the interval
         a.process.kill()
-        b = node(lab, "b", server)
+        b = node(lab, "b", server, lab.free_ports(2))  # never those of a, which would then answer
         watching.wait_for(rf"\+ {b.engine_name}: answers", 5)
         watching.wait_for(rf"gone {a.engine_name}", 5)
         watching.stop()
