@@ -19,7 +19,7 @@ static void usage(const struct cli *cli, FILE *to)
             cli->kind);
     fputs(cli->kind[0] == 't'
               ? "           [--processes auto|one|two] [--wait MS] [--target KEY=VALUE]...\n"
-                "           [--perf] [--plugins DIR] [--inherits WHY]\n"
+                "           [--perf] [--plugins DIR] [--inherits WHY] [--allocates WHY]\n"
               : "           [--uri URI] [--absent=unreach] [--server PROGRAM ARG... (last)]\n",
           to);
     fputs("\n"
@@ -32,7 +32,8 @@ static void usage(const struct cli *cli, FILE *to)
             ? "--wait is what an element may take to end. --target is --config for the passive\n"
               "end alone. --perf measures beside loop and tcp; for it and for --stress the\n"
               "plugins loop, tcp and fault are taken from DIR. --inherits: why a library's\n"
-              "descriptors may stay open over exec; they are counted.\n"
+              "descriptors may stay open over exec. --allocates: why it allocates now and\n"
+              "then in queue calls, 100 times a second at most. Both are counted.\n"
             : "--server starts a program that minds a real server: the URI and settings are its\n"
               "first words, and it stops, starts, freezes, thaws and empties the server.\n",
         to);
@@ -177,6 +178,7 @@ int cli_parse(struct cli *cli, int argc, char **argv)
                                             {"limit", required_argument, NULL, 'L'},
                                             {"wait", required_argument, NULL, 'w'},
                                             {"inherits", required_argument, NULL, 'i'},
+                                            {"allocates", required_argument, NULL, 'A'},
                                             {"help", no_argument, NULL, 'h'},
                                             {"junit", required_argument, NULL, 'j'},
                                             {"stress", required_argument, NULL, 'S'},
@@ -222,6 +224,9 @@ int cli_parse(struct cli *cli, int argc, char **argv)
             break;
         case 'i':
             cli->inherits = optarg;
+            break;
+        case 'A':
+            cli->allocates = optarg;
             break;
         case 'w':
             ok = number_of("wait", optarg, 3600000, &number);

@@ -26,7 +26,7 @@ struct cli {
     enum fc_processes processes;
     unsigned limit_s, wait_ms, stress_s;
     bool verbose, perf, absent_unreach;
-    const char *junit, *uri, *plugins, *inherits;
+    const char *junit, *uri, *plugins, *inherits, *allocates;
     char **server; /* what follows --server; NULL = none */
 
     unsigned counts[4]; /* by enum fc_result */

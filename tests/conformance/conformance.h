@@ -50,6 +50,9 @@ struct fc_options {
     /* Why descriptors of a library that the plugin uses may stay open over exec; NULL = they
      * may not. They are counted and told with the reason. */
     const char *inherits;
+    /* Why such a library allocates in queue calls now and then; NULL = it may not. What comes
+     * with each call or element is more than 100 a second, and fails with this too. */
+    const char *allocates;
     void (*report)(void *arg, const struct fc_outcome *outcome);
     void *arg;
 };

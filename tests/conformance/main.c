@@ -122,6 +122,7 @@ int main(int argc, char **argv)
                              .limit_s = cli.limit_s,
                              .wait_ms = cli.wait_ms,
                              .inherits = cli.inherits,
+                             .allocates = cli.allocates,
                              .verbose = cli.verbose,
                              .report = cli_report,
                              .arg = &cli};

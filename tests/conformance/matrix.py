@@ -2,9 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Point x plugin, for every plugin of a build: the tables of docs/conformance.md.
 
-Usage: matrix.py BUILD [--write docs/conformance.md] [--rdma LOG]
-Runs each suite once a plugin, one after the other (two minutes). rdma needs the VM: LOG is the output of
-`tests/rxe-vm/rdma-conformance SUITE PLUGIN.so`. A plugin that is not built is left out and named.
+Usage: matrix.py BUILD [--write docs/conformance.md] [--log TITLE=FILE]...
+Runs each suite once a plugin, one after the other (five minutes). What needs the VM is taken from what
+tests/rxe-vm/*-conformance printed: a FILE for a column. A plugin that is not built is left out and named.
 """
 
 import argparse
@@ -19,8 +19,10 @@ TRANSPORTS = [
     ("tcp", "tcp", ["--processes", "two"]),
     ("tcp v2", "tcp", ["--processes", "two", "--config", "dialect=v2"]),
     ("shm", "shm", ["--processes", "two"]),
-    ("libfabric", "libfabric", ["--processes", "two", "--limit", "120", "--config", "provider=tcp", "--inherits",
-                                "libfabric opens its descriptors so"]),
+    *((f"libfabric {title}", "libfabric",
+       ["--processes", "two", "--limit", "300", "--wait", "30000", "--config", "provider=" + provider,
+        "--inherits", "libfabric opens its descriptors so"])
+      for title, provider in (("tcp", "tcp;ofi_rxm"), ("shm", "shm"), ("udp", "udp;ofi_rxd"))),
     ("fault(tcp)", "fault", ["--processes", "two", "--config", "inner=tcp"]),
     ("template", None, ["--processes", "two"]),
 ]
@@ -87,7 +89,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("build")
     parser.add_argument("--write", metavar="PAGE")
-    parser.add_argument("--rdma", metavar="LOG")
+    parser.add_argument("--log", metavar="TITLE=FILE", action="append", default=[])
     options = parser.parse_args()
     build = os.path.abspath(options.build)
     text, failed = "", False
@@ -95,9 +97,10 @@ def main():
         names, columns = {}, []
         for title, plugin, args in plugins:
             column(names, kind, title, plugin, args, build, columns)
-        if kind == "transport" and options.rdma:
-            with open(options.rdma, encoding="utf-8", errors="replace") as log:
-                columns.insert(3, ("rdma", results(log.read(), names)))
+        for logged in options.log if kind == "transport" else []:
+            title, _, file = logged.partition("=")
+            with open(file, encoding="utf-8", errors="replace") as log:
+                columns.append((title, results(log.read(), names)))
         failed = failed or any("FAIL" in found.values() for _, found in columns)
         text += table(names, columns) + "\n"
     if options.write:
