@@ -12,6 +12,7 @@
 
 #include "engine.h"
 #include "error.h"
+#include "names.h"
 #include "util/clock.h"
 
 #define KEEP_CAP                                                                               \
@@ -299,6 +300,7 @@ static void notify_peers(void *arg)
 {
     struct fy_batch *batch = arg;
 
+    fy_net_stop_when(&batch->abort);
     for (size_t i = 0; i < batch->n_parts; i++) {
         struct fy_segment *segment = batch->parts[i].view->segment;
         ferry_status status;
@@ -314,6 +316,7 @@ static void notify_peers(void *arg)
             fy_batch_fault(batch, status, "data delivered, notification to %s not: %s",
                            segment->name, ferry_error());
     }
+    fy_net_stop_when(NULL);
     batch_over(batch);
 }
 

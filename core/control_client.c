@@ -19,23 +19,6 @@
 #include "names.h"
 #include "util/clock.h"
 
-/* FERRY_OK: ready; FERRY_EAGAIN: the time is over. */
-static ferry_status wait_for(int fd, short events, uint64_t deadline_ns)
-{
-    struct pollfd p = {.fd = fd, .events = events};
-
-    for (;;) {
-        int rc = poll(&p, 1, fy_ms_left(deadline_ns));
-
-        if (rc > 0)
-            return FERRY_OK;
-        if (rc < 0 && errno != EINTR)
-            return fy_fail(FERRY_EINTERNAL, "poll: %s", strerror(errno));
-        if (fy_now_ns() >= deadline_ns)
-            return FERRY_EAGAIN;
-    }
-}
-
 /* A peer that is stopped still has its kernel acknowledge what we send; one that is cut off
  * does not. */
 static ferry_status late(int fd, const char *phase)
@@ -66,7 +49,7 @@ static ferry_status send_all(int fd, const char *data, size_t len, uint64_t dead
             return fy_fail(errno == EPIPE || errno == ECONNRESET ? FERRY_ECONNRESET
                                                                  : FERRY_EUNREACH,
                            "sending the request: %s", strerror(errno));
-        status = wait_for(fd, POLLOUT, deadline_ns);
+        status = fy_net_wait(fd, POLLOUT, deadline_ns);
         if (status)
             return status == FERRY_EAGAIN ? late(fd, "sending the request") : status;
     }
@@ -114,7 +97,7 @@ static ferry_status receive_frame(int fd, uint64_t deadline_ns, struct fy_buf *i
             continue;
         if (errno != EAGAIN && errno != EWOULDBLOCK)
             return fy_fail(FERRY_EUNREACH, "receiving the reply: %s", strerror(errno));
-        status = wait_for(fd, POLLIN, deadline_ns);
+        status = fy_net_wait(fd, POLLIN, deadline_ns);
         if (status)
             return status == FERRY_EAGAIN ? late(fd, "waiting for the reply") : status;
     }

@@ -2,6 +2,7 @@
 #ifndef FY_NAMES_H
 #define FY_NAMES_H
 
+#include <stdatomic.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <sys/socket.h>
@@ -60,5 +61,10 @@ ferry_status fy_net_listen(const char *bind, uint16_t port, uint16_t min, uint16
  * ns). FERRY_EUNREACH: refused, no route, unknown host; FERRY_ETIMEDOUT: no answer from any of
  * its addresses. The text names address and cause. */
 ferry_status fy_net_connect(const char *host, uint16_t port, uint64_t deadline_ns, int *fd_out);
+/* Waits for poll()'s `events`. FERRY_EAGAIN: time is over; FERRY_ECANCELED: see below. */
+ferry_status fy_net_wait(int fd, short events, uint64_t deadline_ns);
+/* From now on this thread's waits, those of fy_net_connect too, end soon after *stop has become
+ * FERRY_ECANCELED. NULL = they do not. Borrowed until the next call. */
+void fy_net_stop_when(const atomic_int *stop);
 
 #endif /* FY_NAMES_H */

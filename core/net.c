@@ -329,6 +329,38 @@ ferry_status fy_net_listen(const char *bind, uint16_t port, uint16_t min, uint16
     return status;
 }
 
+/* ---- waiting ---- */
+
+#define STOP_LOOK_MS 20
+
+static _Thread_local const atomic_int *stop_when;
+
+void fy_net_stop_when(const atomic_int *stop)
+{
+    stop_when = stop;
+}
+
+ferry_status fy_net_wait(int fd, short events, uint64_t deadline_ns)
+{
+    struct pollfd p = {.fd = fd, .events = events};
+
+    for (;;) {
+        int ms = fy_ms_left(deadline_ns), rc;
+
+        if (stop_when && atomic_load(stop_when) == FERRY_ECANCELED)
+            return fy_fail(FERRY_ECANCELED, "canceled");
+        if (stop_when && ms > STOP_LOOK_MS)
+            ms = STOP_LOOK_MS;
+        rc = poll(&p, 1, ms);
+        if (rc > 0)
+            return FERRY_OK;
+        if (rc < 0 && errno != EINTR)
+            return fy_fail(FERRY_EINTERNAL, "poll: %s", strerror(errno));
+        if (fy_now_ns() >= deadline_ns)
+            return FERRY_EAGAIN;
+    }
+}
+
 /* ---- connecting ---- */
 
 /* The kernel may give the very port that is being connected to; then one is one's own peer. */
@@ -344,17 +376,14 @@ static int is_connected_to_itself(int fd)
 
 static int wait_connected(int fd, uint64_t deadline_ns)
 {
-    struct pollfd p = {.fd = fd, .events = POLLOUT};
     socklen_t len = sizeof(int);
-    int error = 0, rc;
+    ferry_status status = fy_net_wait(fd, POLLOUT, deadline_ns);
+    int error = 0;
 
-    do
-        rc = poll(&p, 1, fy_ms_left(deadline_ns));
-    while (rc == 0 ? fy_now_ns() < deadline_ns : rc < 0 && errno == EINTR);
-    if (rc < 0)
-        return errno;
-    if (rc == 0)
-        return ETIMEDOUT;
+    if (status)
+        return status == FERRY_EAGAIN      ? ETIMEDOUT
+               : status == FERRY_ECANCELED ? ECANCELED
+                                           : errno;
     if (getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &len))
         return errno;
     return error;
@@ -416,7 +445,7 @@ ferry_status fy_net_connect(const char *host, uint16_t port, uint64_t deadline_n
             n < 0 || (size_t)n >= sizeof(tried) - used ? sizeof(tried) - 1 : used + (size_t)n;
     }
     freeaddrinfo(list);
-    status = all_late ? FERRY_ETIMEDOUT : FERRY_EUNREACH;
+    status = error == ECANCELED ? FERRY_ECANCELED : all_late ? FERRY_ETIMEDOUT : FERRY_EUNREACH;
     if (literal)
         return fy_fail(status, "%s", tried);
     return fy_fail(status, "%s (%s)", host, tried);

@@ -258,8 +258,7 @@ def decode_is_killed(lab):
 
 
 def decode_is_stopped(lab):
-    # Five seconds as a rule; a batch that was under way may have its own limit of 30 first (seen under ASan).
-    lost(lab, "decode", "pause", 40)
+    lost(lab, "decode", "pause", 15)
 
 
 def prefill_is_killed(lab):

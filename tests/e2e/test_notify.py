@@ -5,7 +5,7 @@
 import time
 
 from ferry_e2e import check, main, wait_until
-from ferry_node import BASE, EAGAIN, ENOENT, EUNREACH, ETIMEDOUT, KIB, MIB, OK, Node, elapsed_ms, pair
+from ferry_node import BASE, EAGAIN, ECANCELED, ENOENT, EUNREACH, ETIMEDOUT, KIB, MIB, OK, Node, elapsed_ms, pair
 
 
 def after_the_data(lab):
@@ -76,5 +76,25 @@ def closed_under_load(lab):
         node.process.expect_exit(0, 20)  # the sanitizers' word comes with the exit status
 
 
+def held_up(lab):
+    """Data that is there, and a stopped peer that does not take its notification: cancel, free and close
+    do not wait for it."""
+    a, b = pair(lab, MIB, protocol="shm")  # which delivers to a stopped peer too
+    end = {"cancel": lambda batch: a.ask("cancel", batch=batch, timeout=5000),
+           "free": lambda batch: a("free", batch=batch),
+           "close": lambda batch: a("close", timeout=0)}
+    for verb, run in end.items():
+        b.process.pause()
+        batch = a.submit(b, "write", 8, timeout=20000, notify="n", message="x")
+        time.sleep(0.2)
+        check(a.ask("poll", batch=batch)["status"] == EAGAIN, "the notification is not under way")
+        reply = run(batch)
+        check(reply["status"] == OK and reply["ms"] < 1000, verb, reply)
+        b.process.resume()
+        if verb == "cancel":
+            reply = a("wait", batch=batch)
+            check(reply["done"] == 1 and reply["first_error"] == ECANCELED, reply)
+
+
 if __name__ == "__main__":
-    main(after_the_data, whole, once, closed_under_load)
+    main(after_the_data, whole, once, closed_under_load, held_up)
