@@ -123,6 +123,7 @@ static ferry_status connect_rail(struct rdma_rail *rail, uint64_t deadline_ns)
         install(rail, qp, max_inline);
         if (probe(rail, earlier(deadline_ns, rdma_now_ns() + ms(PROBE_MS)))) {
             rail->state = RAIL_UP;
+            rail->link->width.measuring = false; /* it was of the others alone */
             pthread_cond_broadcast(&queue->cond);
             return FERRY_OK;
         }

@@ -357,15 +357,17 @@ ferry_status rdma_queue_arm(struct ferry_queue *queue)
 
     pthread_mutex_lock(&queue->lock);
     eventfd_read(queue->event_fd, &spent);
+    queue->sleeps = true;
     for (uint32_t d = 0; d < tp->n_devices; d++) {
+        struct rdma_queue_device *dev = &queue->dev[d];
         struct ibv_cq *cq;
         void *arg;
-        unsigned n = 0;
-        while (tp->ibv->get_cq_event(queue->dev[d].channel, &cq, &arg) == 0)
-            n++;
-        if (n)
-            tp->ibv->ack_cq_events(queue->dev[d].cq, n);
-        if (ibv_req_notify_cq(queue->dev[d].cq, 0) != 0)
+        if (dev->armed && tp->ibv->get_cq_event(dev->channel, &cq, &arg) == 0) {
+            tp->ibv->ack_cq_events(dev->cq, 1);
+            dev->armed = false;
+        }
+        /* a device with nothing to do costs nothing: it is armed when it gets something */
+        if (dev->used && !rdma_arm_device(queue, d))
             status = FERRY_EDEVICE;
     }
     rdma_reap(queue); /* what came before the arming */

@@ -35,6 +35,8 @@
 #define RDMA_CONTROL_MS  2000u /* for a question to a peer that nobody waits for */
 #define RDMA_MAX_PIECE   (UINT64_C(1) << 30)
 #define RDMA_MIN_SLICE   (UINT64_C(64) << 10)
+/* With less than this at once, one rail is enough, and the others are not even connected. */
+#define RDMA_SPREAD_LEN  (UINT64_C(512) << 10)
 #define RDMA_NO_ITEM     UINT32_MAX
 #define RDMA_PORT_SYSDIR "/sys/class/infiniband"
 
@@ -156,6 +158,23 @@ struct rdma_rail {
     struct rdma_job job;
 };
 
+/* See width.c. */
+struct rdma_width_op {
+    bool narrow;                 /* one rail carries */
+    bool trial;                  /* the way that is not the better one, for one measurement */
+    double seen[2];              /* by `narrow`: bytes a ns; 0 = unknown */
+    uint32_t since_trial, pause; /* measurements */
+};
+struct rdma_width {
+    struct rdma_width_op of[2]; /* by enum ferry_op */
+    /* what is being measured */
+    bool measuring;
+    enum ferry_op op;
+    uint64_t left_over; /* bytes on their way that do not count */
+    uint64_t bytes, ns;
+    uint64_t fresh_bytes, since_ns; /* since something was in flight; not in bytes, ns yet */
+};
+
 struct rdma_link {
     struct ferry_queue *queue;
     struct ferry_peer *peer;
@@ -168,6 +187,7 @@ struct rdma_link {
     uint32_t backlog, *backlog_tail; /* items, linked by `next` */
     uint64_t backlog_bytes;
     uint32_t lost; /* pieces to be sent again */
+    struct rdma_width width;
     uint32_t n_rails;
     struct rdma_rail rail[];
 };
@@ -195,6 +215,7 @@ struct rdma_queue_device {
     struct ibv_comp_channel *channel;
     struct ibv_cq *cq;
     uint32_t cap, used; /* completions that may come at the worst */
+    bool armed;         /* the next one wakes a sleeper, or has done so */
 };
 
 struct ferry_queue {
@@ -220,6 +241,7 @@ struct ferry_queue {
     uint32_t outstanding; /* pieces posted */
     uint64_t next_stall_check_ns;
     int epoll_fd, event_fd;
+    bool sleeps; /* somebody relies on wake-ups */
 };
 
 struct ferry_mr {
@@ -365,6 +387,8 @@ void rdma_send(struct rdma_link *link); /* posts what fits */
 void rdma_reap(struct ferry_queue *queue);
 void rdma_item_end(struct ferry_queue *queue, uint32_t index);
 void rdma_list_link(struct rdma_link *link);
+/* The device's next completion wakes whoever sleeps. False: it could not be asked to. */
+bool rdma_arm_device(struct ferry_queue *queue, uint32_t device);
 /* What was posted on the rail counts as lost from now on. */
 void rdma_rail_lost(struct rdma_rail *rail);
 /* Ends all of the link's items with that status; nothing of it is posted any more. */
@@ -372,5 +396,11 @@ void rdma_link_end_all(struct rdma_link *link, ferry_status status);
 /* Lets go of what has ended and is not posted. */
 void rdma_link_sweep(struct rdma_link *link);
 bool rdma_post_probe(struct rdma_rail *rail);
+
+/* width.c: how many rails carry; the queue's lock is held */
+uint32_t rdma_width(const struct rdma_link *link, enum ferry_op op);
+/* Before a piece is counted as sent, and after it is counted as done. */
+void rdma_width_stage(struct rdma_link *link, enum ferry_op op);
+void rdma_width_done(struct rdma_link *link, uint64_t bytes, uint64_t now);
 
 #endif /* RDMA_H */

@@ -14,8 +14,6 @@
 #define MEASURE_BYTES (UINT64_C(1) << 18)
 /* What a rail may have ahead of it before pieces wait for whichever is free first. */
 #define AHEAD_NS      2e6
-/* With less than this at once, one rail is enough, and the others are not even connected. */
-#define SPREAD_BYTES  (UINT64_C(512) << 10)
 /* How often our own device may refuse an item before the item is at fault, not the port. */
 #define REFUSED_MAX   3
 
@@ -97,12 +95,29 @@ static bool has_room(const struct ferry_queue *queue, const struct rdma_rail *ra
     return false;
 }
 
+static bool is_far(const struct rdma_rail *rail, const struct ferry_mr *mr)
+{
+    int32_t node = rail->link->queue->tp->device[rail->local].numa_node;
+
+    return mr->numa_node >= 0 && node >= 0 && mr->numa_node != node;
+}
+
 static double cost(const struct rdma_rail *rail, const struct ferry_mr *mr, uint64_t bytes)
 {
-    int32_t near = rail->link->queue->tp->device[rail->local].numa_node;
-    double far = mr->numa_node >= 0 && near >= 0 && mr->numa_node != near ? 2.0 : 1.0;
+    return (double)(rail->out_bytes + bytes) * rail->ns_per_byte * (is_far(rail, mr) ? 2 : 1);
+}
 
-    return (double)(rail->out_bytes + bytes) * rail->ns_per_byte * far;
+/* The one rail where one carries all: the first, or the first that is near. */
+static struct rdma_rail *only_rail(struct rdma_link *link, const struct ferry_mr *mr)
+{
+    struct rdma_rail *only = NULL;
+
+    for (uint32_t i = 0; i < link->n_rails; i++) {
+        struct rdma_rail *rail = &link->rail[i];
+        if (rail->state == RAIL_UP && (!only || (is_far(only, mr) && !is_far(rail, mr))))
+            only = rail;
+    }
+    return only && has_room(link->queue, only) ? only : NULL;
 }
 
 /*
@@ -119,6 +134,8 @@ static struct rdma_rail *choose_rail(struct rdma_link *link, const struct rdma_i
 
     if (link->n_rails == 1)
         return has_room(queue, &link->rail[0]) ? &link->rail[0] : NULL;
+    if (link->width.of[item->op].narrow)
+        return only_rail(link, item->mr);
     for (uint32_t i = 0; i < link->n_rails; i++) {
         struct rdma_rail *rail = &link->rail[i];
         if (rail->state != RAIL_UP)
@@ -162,10 +179,8 @@ static uint64_t piece_len(const struct rdma_link *link, const struct rdma_item *
     uint64_t left = item->len - off, slice = config->slice;
     uint64_t at = (uint64_t)(item->local - item->mr->addr) + off;
     uint64_t remote = item->remote_off + off;
-    uint32_t up = 0;
+    uint32_t up = rdma_width(link, item->op);
 
-    for (uint32_t i = 0; i < link->n_rails; i++)
-        up += link->rail[i].state == RAIL_UP;
     if (up > 1 && left / (4 * up) < slice) { /* enough pieces to share out */
         slice = left / (4 * up) & ~UINT64_C(4095);
         if (slice < RDMA_MIN_SLICE)
@@ -220,10 +235,21 @@ static void stage(struct rdma_qp *qp, uint32_t index, uint64_t off, uint32_t len
         rail->busy_ns = rail->progress_ns = rdma_now_ns();
         rail->busy_bytes = 0;
     }
+    if (rail->link->n_rails > 1)
+        rdma_width_stage(rail->link, item->op);
     rail->out_bytes += len;
     rail->out_wrs++;
     queue->dev[rail->local].used++;
     queue->outstanding++;
+}
+
+bool rdma_arm_device(struct ferry_queue *queue, uint32_t device)
+{
+    struct rdma_queue_device *dev = &queue->dev[device];
+
+    if (!dev->armed)
+        dev->armed = ibv_req_notify_cq(dev->cq, 0) == 0;
+    return dev->armed;
 }
 
 /* One doorbell. What the device refuses breaks the rail: our own credits are meant to prevent
@@ -236,6 +262,8 @@ static void post_chain(struct rdma_qp *qp)
 
     qp->chain_last->send_flags |= IBV_SEND_SIGNALED;
     qp->unsignaled = 0;
+    if (rail->link->queue->sleeps)
+        rdma_arm_device(rail->link->queue, rail->local);
     rc = ibv_post_send(qp->qp, qp->chain, &bad);
     qp->chain = NULL;
     if (rc == 0)
@@ -308,6 +336,7 @@ void rdma_rail_lost(struct rdma_rail *rail)
     }
     rail->out_bytes = 0;
     rail->out_wrs = 0;
+    link->width.measuring = false;
     if (link->lost)
         rdma_list_link(link);
 }
@@ -450,7 +479,7 @@ void rdma_send(struct rdma_link *link)
         uint64_t bytes = link->backlog_bytes;
         for (uint32_t i = 0; i < link->n_rails; i++)
             bytes += link->rail[i].out_bytes;
-        if (bytes >= SPREAD_BYTES)
+        if (bytes >= RDMA_SPREAD_LEN)
             rdma_link_spread(link);
     }
 }
@@ -475,6 +504,7 @@ static void done_upto(struct rdma_qp *qp, uint32_t upto, uint64_t now)
 {
     struct rdma_rail *rail = qp->rail;
     struct ferry_queue *queue = rail->link->queue;
+    uint64_t bytes = 0;
     uint32_t n = 0;
 
     for (; qp->live_tail != upto + 1; n++) {
@@ -489,6 +519,7 @@ static void done_upto(struct rdma_qp *qp, uint32_t upto, uint64_t now)
         rail->out_bytes -= slot.len;
         rail->busy_bytes += slot.len;
         rail->progressed = true;
+        bytes += slot.len;
         piece_ended(queue, slot.item);
     }
     if (n == 0)
@@ -498,6 +529,8 @@ static void done_upto(struct rdma_qp *qp, uint32_t upto, uint64_t now)
     queue->outstanding -= n;
     rail->progress_ns = now;
     measure(rail, now);
+    if (rail->link->n_rails > 1)
+        rdma_width_done(rail->link, bytes, now);
     if (rail->progressed)
         rail->backoff_ms = 0;
 }
@@ -594,11 +627,11 @@ void rdma_reap(struct ferry_queue *queue)
     int n;
 
     for (uint32_t d = 0; d < queue->tp->n_devices; d++)
-        do {
+        for (n = REAP_AT_ONCE; n == REAP_AT_ONCE && queue->dev[d].used;) {
             n = ibv_poll_cq(queue->dev[d].cq, REAP_AT_ONCE, wc);
             for (int i = 0; i < n; i++)
                 handle(queue, &wc[i], now);
-        } while (n == REAP_AT_ONCE);
+        }
     if (queue->outstanding && now >= queue->next_stall_check_ns) {
         queue->next_stall_check_ns = now + UINT64_C(100000000);
         check_stalls(queue, now);
