@@ -102,10 +102,22 @@ static ferry_status open_view(struct fy_segment *segment, unsigned t, struct fy_
  * follows for the one of today. */
 static void report(struct fy_segment *segment, struct fy_view *view)
 {
-    if (atomic_exchange(&view->reported, true) || view->cause == FERRY_ESTALE ||
-        strcmp(view->doc->epoch, segment->doc->epoch) != 0)
+    unsigned t = view->transport->index;
+    struct fy_path *path = &segment->paths[t];
+    struct fy_view *now = segment->views[t];
+
+    if (atomic_exchange(&view->reported, true))
         return;
-    against(segment, view->transport->index, view->cause, false, view->cause_text);
+    if (view->cause != FERRY_ESTALE && strcmp(view->doc->epoch, segment->doc->epoch) == 0)
+        against(segment, t, view->cause, false, view->cause_text);
+    else if (now == view && path->probing) { /* an attempt that says nothing */
+        path->probing = false;
+        path->retry_ns = fy_now_ns() + RETRY_NS;
+    }
+    /* Opened anew before this was told: that is the next attempt already. */
+    if (path->why && now && now != view &&
+        atomic_load_explicit(&now->state, memory_order_acquire) < FY_VIEW_BREAKING)
+        path->probing = true;
 }
 
 /* May new work go over it? */

@@ -337,6 +337,32 @@ static void returns_to_the_preferred_one(void **state)
     pair_close(&pair);
 }
 
+/* Whoever breaks a connection may be interrupted before it is told. */
+static void one_that_breaks_late_does_not_take_its_successor_along(void **state)
+{
+    struct pair pair;
+    struct fy_segment *segment;
+    struct fy_view *late;
+
+    open_two(&pair, "fault,tcp", QUIET, "fault,tcp", QUIET);
+    open_peer(&pair);
+    assert_string_equal(carrier(&pair, NULL), "fault");
+    segment = fy_segment_get(pair.a, pair.peer);
+    assert_non_null(segment);
+    late = fy_view_ref(segment->views[0]);
+    atomic_store(&late->state, FY_VIEW_BREAKING);
+    assert_string_equal(carrier(&pair, NULL), "fault"); /* opened anew */
+    assert_ptr_not_equal(segment->views[0], late);
+    late->cause = FERRY_ECONNRESET;
+    atomic_store(&late->state, FY_VIEW_BROKEN);
+    fy_path_lost(late);
+    fy_view_quiesce(late);
+    fy_view_put(late);
+    fy_segment_put(segment);
+    assert_string_equal(carrier(&pair, NULL), "fault");
+    pair_close(&pair);
+}
+
 /* ---- several transports on one host ---- */
 
 /* false: this build or this machine does not have it. */
@@ -425,6 +451,8 @@ static void each_peer_by_its_best_path(void **state)
     char *ours, names[64] = "";
     int n = 0;
 
+    if (getenv("RXE_VM")) /* tests/rxe-vm: here is a device */
+        assert_true(have("rdma"));
     /* By name, since libfabric over sockets is never chosen otherwise. */
     for (size_t i = 0; i < sizeof(each) / sizeof(each[0]); i++) {
         if (have(each[i]))
@@ -600,6 +628,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(one_that_connects_slowly_is_not_waited_for),
         cmocka_unit_test(fails_over_under_load),
         cmocka_unit_test(returns_to_the_preferred_one),
+        cmocka_unit_test(one_that_breaks_late_does_not_take_its_successor_along),
         cmocka_unit_test(shared_memory_is_preferred_killed_and_taken_again),
         cmocka_unit_test(each_peer_by_its_best_path),
         cmocka_unit_test(sizes_are_told_apart),
