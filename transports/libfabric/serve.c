@@ -27,18 +27,6 @@
 #define MAX_EVENTS  32
 #define EVENT_POKED 0 /* tags of served endpoints are links, which begin at 1 */
 
-/* Nothing completes here, but this is what makes a provider work. */
-static void progress(const struct fab_served *served)
-{
-    struct fi_cq_entry entry[16];
-    struct fi_cq_err_entry error = {0};
-    ssize_t n;
-
-    while ((n = fi_cq_read(served->end.cq, entry, 16)) > 0 || n == -FI_EAVAIL)
-        if (n == -FI_EAVAIL && fi_cq_readerr(served->end.cq, &error, 0) <= 0)
-            break;
-}
-
 static void free_served(struct fab_served *served)
 {
     fab_end_close(&served->end);
@@ -66,11 +54,8 @@ static bool drop(struct ferry_tp *tp, const char *instance, uint64_t link, uint6
 {
     pthread_mutex_lock(&tp->serve_lock); /* held while it is closed: nobody moves it on then */
     struct fab_served *served = take_served(tp, instance, link, serial);
-    if (served) {
-        if (!serial) /* its sender is there; what a stopped process finds is not to be moved */
-            progress(served);
+    if (served)
         free_served(served);
-    }
     pthread_mutex_unlock(&tp->serve_lock);
     return served != NULL;
 }
@@ -164,9 +149,15 @@ bool fab_serve_check_old(struct ferry_tp *tp)
 /* Moves one on. False: it is not to be slept on yet. */
 static bool progress_one(struct fab_served *served)
 {
+    struct fi_cq_entry entry[16];
+    struct fi_cq_err_entry error = {0};
     struct fid *fid = &served->end.cq->fid;
+    ssize_t n;
 
-    progress(served);
+    /* nothing completes here, but this is what makes a provider work */
+    while ((n = fi_cq_read(served->end.cq, entry, 16)) > 0 || n == -FI_EAVAIL)
+        if (n == -FI_EAVAIL && fi_cq_readerr(served->end.cq, &error, 0) <= 0)
+            break;
     return !served->device->wait_fd ||
            fi_trywait(served->device->fabric, &fid, 1) == FI_SUCCESS;
 }
@@ -279,8 +270,6 @@ void fab_serve_close(struct ferry_tp *tp)
     while (tp->served) {
         struct fab_served *served = tp->served;
         tp->served = served->next;
-        /* ofi_rxm 1.17 crashes where it finds a received message while it closes */
-        progress(served);
         free_served(served);
     }
     close(tp->progress_event_fd);
