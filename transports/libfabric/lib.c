@@ -35,9 +35,9 @@ static void load(void)
      * keeps regions registered after they were closed, with keys that peers could still use
      * (seen with verbs;ofi_rxm), and is of no use to us, who register once. And a link has one
      * peer: completion queues for 256 are longer than some devices allow. Messages are not
-     * received here: a few buffers do instead of 4096 of 16 KiB, and shared ones, for where they
-     * are not, both ends tell each other of their number, and ofi_rxm 1.17 crashes when it finds
-     * such a word while it closes the connection that brought it.
+     * received here: a few buffers do instead of 4096 of 16 KiB, and shared ones, for where
+     * they are not, both ends tell each other of their number, and ofi_rxm 1.17 crashes when it
+     * finds such a word while it closes the connection that brought it.
      */
     setenv("FI_MR_CACHE_MAX_COUNT", "0", 0);
     setenv("FI_MR_CACHE_MONITOR", "disabled", 0);
