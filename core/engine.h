@@ -402,6 +402,11 @@ static inline bool fy_view_stands(const struct fy_view *view)
 {
     return atomic_load_explicit(&view->state, memory_order_acquire) == FY_VIEW_READY;
 }
+/* Why no part goes over it any more, as far as whoever breaks it has said so by now. The text
+ * is the view's. */
+ferry_status fy_view_cause(const struct fy_view *view, const char **text_out);
+/* Ends a part that found it so. */
+void fy_view_refuse(const struct fy_view *view, struct fy_part *part);
 /* What is known to be wrong with the peer, for requests whose time is over; 0 = nothing. */
 ferry_status fy_view_trouble(const struct fy_view *view);
 /* What a lane of it goes over: "OURS-THEIRS", devices, where the transport tells; else the

@@ -126,15 +126,7 @@ static ferry_status standing(const struct fy_lane *lane, const struct fy_part *p
         *text_out = "the transport's queue is lost";
         return lane->dead;
     }
-    if (state == FY_VIEW_BROKEN) {
-        *text_out = part->view->cause_text;
-        return part->view->cause;
-    }
-    if (state != FY_VIEW_READY) {
-        *text_out = "the connection failed";
-        return FERRY_ECONNRESET;
-    }
-    return FERRY_OK;
+    return state == FY_VIEW_READY ? FERRY_OK : fy_view_cause(part->view, text_out);
 }
 
 /* Offers one part's rest to the queue. Lock held. The part may be gone afterwards. */

@@ -356,5 +356,5 @@ void fy_part_start(struct fy_part *part)
     if (lane)
         fy_lane_start(lane, part);
     else
-        fy_part_fail(part, view->cause ? view->cause : FERRY_ECONNRESET, view->cause_text);
+        fy_view_refuse(view, part);
 }

@@ -109,6 +109,24 @@ void fy_view_put(struct fy_view *view)
         destroy(view);
 }
 
+ferry_status fy_view_cause(const struct fy_view *view, const char **text_out)
+{
+    if (atomic_load_explicit(&view->state, memory_order_acquire) == FY_VIEW_BROKEN) {
+        *text_out = view->cause_text;
+        return view->cause;
+    }
+    *text_out = "the connection failed";
+    return FERRY_ECONNRESET;
+}
+
+void fy_view_refuse(const struct fy_view *view, struct fy_part *part)
+{
+    const char *text;
+    ferry_status status = fy_view_cause(view, &text);
+
+    fy_part_fail(part, status, text);
+}
+
 static void fail_waiting(struct fy_view *view)
 {
     struct fy_part *part, *next;
@@ -120,7 +138,7 @@ static void fail_waiting(struct fy_view *view)
     pthread_mutex_unlock(&view->lock);
     for (; part; part = next) {
         next = part->next;
-        fy_part_fail(part, view->cause, view->cause_text);
+        fy_view_refuse(view, part);
     }
 }
 
