@@ -45,6 +45,12 @@ static bool state_is(const struct fy_view *view, int state)
     return view && atomic_load_explicit(&view->state, memory_order_acquire) == state;
 }
 
+/* It stands, or may come to. */
+static bool is_alive(const struct fy_view *view)
+{
+    return view && atomic_load_explicit(&view->state, memory_order_acquire) < FY_VIEW_BREAKING;
+}
+
 /* ---- what is known against a path; segment.lock held ---- */
 
 static uint64_t back_off(uint64_t first_ns, uint64_t most_ns, unsigned failures)
@@ -69,7 +75,6 @@ static void against(struct fy_segment *segment, unsigned t, ferry_status status,
     path->why = path->last_status = status;
     path->last_ns = now;
     path->refused = refused;
-    path->probing = false;
     snprintf(path->last_text, sizeof(path->last_text), "%s",
              text && text[0] ? text : ferry_strstatus(status));
 }
@@ -92,8 +97,8 @@ static ferry_status open_view(struct fy_segment *segment, unsigned t, struct fy_
         against(segment, t, status, true, text);
         FY_INFO(&segment->engine->log, "peer %s: transport %s is passed over: %s",
                 segment->name, segment->engine->transports[t]->host.name, text);
-    } else if (path->why) {
-        path->probing = true;
+    } else if (path->why) { /* an attempt, whatever it will say; the next one no sooner */
+        path->retry_ns = fy_now_ns() + RETRY_NS;
     }
     return status;
 }
@@ -102,22 +107,10 @@ static ferry_status open_view(struct fy_segment *segment, unsigned t, struct fy_
  * follows for the one of today. */
 static void report(struct fy_segment *segment, struct fy_view *view)
 {
-    unsigned t = view->transport->index;
-    struct fy_path *path = &segment->paths[t];
-    struct fy_view *now = segment->views[t];
-
-    if (atomic_exchange(&view->reported, true))
+    if (atomic_exchange(&view->reported, true) || view->cause == FERRY_ESTALE ||
+        strcmp(view->doc->epoch, segment->doc->epoch) != 0)
         return;
-    if (view->cause != FERRY_ESTALE && strcmp(view->doc->epoch, segment->doc->epoch) == 0)
-        against(segment, t, view->cause, false, view->cause_text);
-    else if (now == view && path->probing) { /* an attempt that says nothing */
-        path->probing = false;
-        path->retry_ns = fy_now_ns() + RETRY_NS;
-    }
-    /* Opened anew before this was told: that is the next attempt already. */
-    if (path->why && now && now != view &&
-        atomic_load_explicit(&now->state, memory_order_acquire) < FY_VIEW_BREAKING)
-        path->probing = true;
+    against(segment, view->transport->index, view->cause, false, view->cause_text);
 }
 
 /* May new work go over it? */
@@ -131,10 +124,11 @@ static bool works(struct fy_segment *segment, unsigned t)
 
     if (!path->why)
         return true;
-    if (!path->probing || !state_is(segment->views[t], FY_VIEW_READY))
+    /* What is held against it was about an earlier view: one that stands since disproves it. */
+    if (!state_is(view, FY_VIEW_READY))
         return false;
     path->why = FERRY_OK;
-    path->probing = path->refused = false;
+    path->refused = false;
     path->restored_ns = fy_now_ns();
     FY_INFO(&segment->engine->log, "peer %s: transport %s works again", segment->name,
             segment->engine->transports[t]->host.name);
@@ -169,7 +163,7 @@ void fy_paths_reset(struct fy_segment *segment, bool restarted)
         /* Memory that is new may be why it was refused; a new process is nobody's enemy. */
         if (restarted || path->refused) {
             path->why = FERRY_OK;
-            path->refused = path->probing = false;
+            path->refused = false;
             path->failures = 0;
         }
     }
@@ -214,7 +208,7 @@ static void connect_beside(struct choice *c, unsigned t)
     struct fy_segment *segment = c->segment;
     struct fy_view *view = segment->views[t], *old = NULL;
 
-    if (!view || atomic_load_explicit(&view->state, memory_order_acquire) >= FY_VIEW_BREAKING) {
+    if (!is_alive(view)) {
         if (open_view(segment, t, &old))
             c->tried |= 1u << t;
         keep_old(c, old);
@@ -313,7 +307,7 @@ static int choose(struct choice *c)
             /* A probe that stands does not get here; one under way is the best of bad ones. */
             if (fallback < 0 || path->retry_ns < segment->paths[fallback].retry_ns)
                 fallback = (int)t;
-            if (!path->probing && fy_now_ns() >= path->retry_ns)
+            if (!is_alive(segment->views[t]) && fy_now_ns() >= path->retry_ns)
                 due |= 1u << t;
         }
     }
@@ -389,7 +383,7 @@ ferry_status fy_segment_view(struct fy_segment *segment, const struct fy_need *n
             break;
         }
         view = segment->views[t];
-        if (view && atomic_load_explicit(&view->state, memory_order_acquire) < FY_VIEW_BREAKING)
+        if (is_alive(view))
             break;
         if (open_view(segment, (unsigned)t, &old))
             c.tried |= 1u << t;

@@ -37,7 +37,6 @@ struct fy_path {
     /* Under segment.lock. */
     ferry_status why;         /* why no new work goes over it; FERRY_OK = it may */
     bool refused;             /* the transport says that it cannot serve this pair */
-    bool probing;             /* since then its view was opened anew: works once that stands */
     unsigned failures;        /* in a row, for the back-off */
     uint64_t retry_ns;        /* not probed before */
     uint64_t restored_ns;     /* when it last came back */

@@ -434,7 +434,7 @@ static void shared_memory_is_preferred_killed_and_taken_again(void **state)
     assert_true(number_in(path_in(links, "tcp"), "bytes") > 0);
     assert_non_null(cJSON_GetObjectItem(path_in(links, "shm"), "last_error"));
     cJSON_Delete(links);
-    for (int tries = 0; tries < 300 && !back; tries++) {
+    for (int tries = 0; tries < 100 && !back; tries++) {
         run_load(&pair, 100);
         back = !strcmp(carrier(&pair, NULL), "shm");
     }
