@@ -17,7 +17,6 @@
 
 #include "error.h"
 #include "names.h"
-#include "util/clock.h"
 
 /* A peer that is stopped still has its kernel acknowledge what we send; one that is cut off
  * does not. */

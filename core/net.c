@@ -340,7 +340,8 @@ void fy_net_stop_when(const atomic_int *stop)
     stop_when = stop;
 }
 
-ferry_status fy_net_wait(int fd, short events, uint64_t deadline_ns)
+/* 0 or an errno: ETIMEDOUT, ECANCELED, or poll()'s. */
+static int wait_for(int fd, short events, uint64_t deadline_ns)
 {
     struct pollfd p = {.fd = fd, .events = events};
 
@@ -348,17 +349,30 @@ ferry_status fy_net_wait(int fd, short events, uint64_t deadline_ns)
         int ms = fy_ms_left(deadline_ns), rc;
 
         if (stop_when && atomic_load(stop_when) == FERRY_ECANCELED)
-            return fy_fail(FERRY_ECANCELED, "canceled");
+            return ECANCELED;
         if (stop_when && ms > STOP_LOOK_MS)
             ms = STOP_LOOK_MS;
         rc = poll(&p, 1, ms);
         if (rc > 0)
-            return FERRY_OK;
+            return 0;
         if (rc < 0 && errno != EINTR)
-            return fy_fail(FERRY_EINTERNAL, "poll: %s", strerror(errno));
+            return errno;
         if (fy_now_ns() >= deadline_ns)
-            return FERRY_EAGAIN;
+            return ETIMEDOUT;
     }
+}
+
+ferry_status fy_net_wait(int fd, short events, uint64_t deadline_ns)
+{
+    int error = wait_for(fd, events, deadline_ns);
+
+    if (!error)
+        return FERRY_OK;
+    if (error == ETIMEDOUT)
+        return FERRY_EAGAIN;
+    if (error == ECANCELED)
+        return fy_fail(FERRY_ECANCELED, "canceled");
+    return fy_fail(FERRY_EINTERNAL, "poll: %s", strerror(error));
 }
 
 /* ---- connecting ---- */
@@ -377,13 +391,10 @@ static int is_connected_to_itself(int fd)
 static int wait_connected(int fd, uint64_t deadline_ns)
 {
     socklen_t len = sizeof(int);
-    ferry_status status = fy_net_wait(fd, POLLOUT, deadline_ns);
-    int error = 0;
+    int error = wait_for(fd, POLLOUT, deadline_ns);
 
-    if (status)
-        return status == FERRY_EAGAIN      ? ETIMEDOUT
-               : status == FERRY_ECANCELED ? ECANCELED
-                                           : errno;
+    if (error)
+        return error;
     if (getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &len))
         return errno;
     return error;

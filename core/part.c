@@ -288,8 +288,7 @@ void fy_part_ended(struct fy_part *part, uint32_t at, uint32_t n, ferry_status s
         bool again;
 
         if (status == FERRY_ECANCELED && !abort) { /* a bystander of a peer that was closed */
-            status =
-                atomic_load(&view->state) == FY_VIEW_BROKEN ? view->cause : FERRY_ECONNRESET;
+            status = fy_view_cause(view, &text);
             text = ferry_strstatus(status);
         }
         if (ferry_status_scope(status) >= FERRY_SCOPE_PEER)
