@@ -399,6 +399,7 @@ bool rdma_post_probe(struct rdma_rail *rail);
 
 /* width.c: how many rails carry; the queue's lock is held */
 uint32_t rdma_width(const struct rdma_link *link, enum ferry_op op);
+uint64_t rdma_in_flight(const struct rdma_link *link); /* bytes, over all rails */
 /* Before a piece is counted as sent, and after it is counted as done. */
 void rdma_width_stage(struct rdma_link *link, enum ferry_op op);
 void rdma_width_done(struct rdma_link *link, uint64_t bytes, uint64_t now);

@@ -475,13 +475,9 @@ void rdma_send(struct rdma_link *link)
     } while (full);
     if (link->lost || link->backlog != RDMA_NO_ITEM)
         rdma_list_link(link);
-    if (!link->spread && link->n_rails > 1) {
-        uint64_t bytes = link->backlog_bytes;
-        for (uint32_t i = 0; i < link->n_rails; i++)
-            bytes += link->rail[i].out_bytes;
-        if (bytes >= RDMA_SPREAD_LEN)
-            rdma_link_spread(link);
-    }
+    if (!link->spread && link->n_rails > 1 &&
+        link->backlog_bytes + rdma_in_flight(link) >= RDMA_SPREAD_LEN)
+        rdma_link_spread(link);
 }
 
 /* ---- reaping */

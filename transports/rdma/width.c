@@ -15,7 +15,7 @@
 #define FIRST_PAUSE 16u /* measurements from one trial to the next */
 #define LAST_PAUSE  256u
 
-static uint64_t in_flight(const struct rdma_link *link)
+uint64_t rdma_in_flight(const struct rdma_link *link)
 {
     uint64_t bytes = 0;
 
@@ -41,9 +41,9 @@ void rdma_width_stage(struct rdma_link *link, enum ferry_op op)
         *w = (struct rdma_width){.of = {w->of[0], w->of[1]},
                                  .measuring = true,
                                  .op = op,
-                                 .left_over = in_flight(link),
+                                 .left_over = rdma_in_flight(link),
                                  .since_ns = rdma_now_ns()};
-    } else if (in_flight(link) == 0) {
+    } else if (rdma_in_flight(link) == 0) {
         w->since_ns = rdma_now_ns();
     }
     if (op != w->op)
@@ -87,7 +87,7 @@ void rdma_width_done(struct rdma_link *link, uint64_t bytes, uint64_t now)
         return;
     }
     w->fresh_bytes += bytes;
-    bool idle = in_flight(link) == 0;
+    bool idle = rdma_in_flight(link) == 0;
     bool enough = w->ns + (now - w->since_ns) >= MEASURE_NS &&
                   w->bytes + w->fresh_bytes >= RDMA_SPREAD_LEN;
     if (!idle && !enough)
