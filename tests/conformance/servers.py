@@ -86,7 +86,8 @@ class Server:
         try:
             wait_for(type(self).__name__, lambda: self.process.poll() is None and self.is_up())
         except RuntimeError:
-            sys.stderr.write(open(self.path("log"), errors="replace").read()[-3000:])
+            with open(self.path("log"), errors="replace") as log:
+                sys.stderr.write(log.read()[-3000:])
             raise
 
     def stop(self):

@@ -218,7 +218,8 @@ class Redis(Case):
 
     def test_cluster_and_sentinel(self):
         s = servers.Redis()
-        s.extra = ["--cluster-enabled", "yes"]
+        # Its own choice is its port + 10000, which may be that of some outgoing connection.
+        s.extra = ["--cluster-enabled", "yes", "--cluster-port", str(servers.free_port())]
         self.run_server(s)
         self.expect("Cluster", attempt("redis", s.uri, "get", "k"), EUNREACH, "Redis Cluster", "not support")
         s = servers.Redis()
