@@ -3,8 +3,9 @@
 """Counts what `./dev test` ran: summary.py LOGDIR
 
 LOGDIR/stages has a line "pass|fail NAME" or "skip NAME REASON" (tab-separated) for each stage,
-LOGDIR/FLAVOUR.json is meson's log of one build's tests. Prints what failed, what could not run
-with its reason, and as the last line the two counts; exits 1 if anything failed or nothing ran.
+LOGDIR/FLAVOUR.json is meson's log of one build's tests. Prints the last words of each test that
+failed, what failed, what could not run with its reason, and as the last line the two counts; exits
+1 if anything failed or nothing ran.
 A test that could not run exits 77 and prints why. One of which a part could not run says so in
 lines "not run: NAME: REASON"; cmocka's "[  SKIPPED ] name" counts as such a line too.
 """
@@ -16,6 +17,7 @@ import sys
 import xml.etree.ElementTree as ET
 
 PASSED = {"OK", "EXPECTEDFAIL"}
+LAST_WORDS = 40  # lines
 NOT_RUN = re.compile(r"^\s*not run: (.+)$", re.MULTILINE)
 SKIPPED_CASE = re.compile(r"^\[  SKIPPED \] (?!\d+ test)(\S+)", re.MULTILINE)
 
@@ -32,6 +34,13 @@ def reason_of(test):
         return said[-1]
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     return lines[-1] if lines else "it gave no reason"
+
+
+def last_words(label, test):
+    """Once more at the end: the place where it failed is thousands of lines up."""
+    lines = [line for line in output_of(test).splitlines() if line.strip()]
+    print(f"== {label}, its last {min(len(lines), LAST_WORDS)} lines of {len(lines)}:")
+    print("\n".join(lines[-LAST_WORDS:]))
 
 
 def read_tests(path):
@@ -79,6 +88,7 @@ def main(directory):
             if result in PASSED:
                 passed += 1
             else:
+                last_words(label, test)
                 code = test.get("returncode")
                 failed.append(f"{label}: {result.lower()}, exit status {code}")
                 ET.SubElement(case, "failure", message=result)
