@@ -7,6 +7,7 @@ or "cannot"; at the end of its input everything it started is ended and removed.
 """
 
 import os
+import random
 import shutil
 import signal
 import socket
@@ -17,10 +18,17 @@ import tempfile
 import time
 
 
+given_ports = set()
+
+
 def free_port():
-    """A port that nobody listens on, out of the range that outgoing connections get."""
+    """A port that nobody listens on, and that was not given before: a server that is stopped comes back
+    to its own. Below those of nodes (15000 and more) and of outgoing connections."""
     for _ in range(200):
-        port = 20000 + int.from_bytes(os.urandom(2), "big") % 10000
+        port = random.randrange(10000, 15000)
+        if port in given_ports:
+            continue
+        given_ports.add(port)
         with socket.socket() as s:
             s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:

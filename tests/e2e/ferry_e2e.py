@@ -258,7 +258,7 @@ class Lab:
     """What a test started and made. A context manager; `dir` is a folder of its own."""
 
     def __init__(self):
-        self.processes, self.namespaces = [], []
+        self.processes, self.namespaces, self.given_ports = [], [], set()
         self.dir = None
 
     def __enter__(self):
@@ -308,8 +308,8 @@ class Lab:
         return process.output()
 
     def free_ports(self, n=1, host="127.0.0.1"):
-        """Ports in a row that are free at this moment; the first one. They are below those that the
-        system gives to connections, of which thousands may linger."""
+        """Ports in a row that are free at this moment, and never given before; the first one. They are
+        below those that the system gives to connections, of which thousands may linger."""
         for _ in range(1000):
             with contextlib.ExitStack() as stack:
                 def take(port):
@@ -319,11 +319,23 @@ class Lab:
                     taken.bind((host, port))
 
                 first = random.randrange(20000, 32700 - n)
+                ports = set(range(first, first + n))
+                if ports & self.given_ports:
+                    continue
                 with contextlib.suppress(OSError):
-                    for i in range(n):
-                        take(first + i)
+                    for port in ports:
+                        take(port)
+                    self.given_ports |= ports
                     return first
         raise Failure(f"no {n} free ports in a row")
+
+    def two_names(self):
+        """"host:port" of two nodes for one mooncake.json. Nearer ports than 50 earn a warning, equal ones
+        are moved apart by Ferry, to where nobody has looked whether they are free."""
+        first, second = self.free_ports(2), self.free_ports(2)
+        while abs(first - second) < 50:
+            second = self.free_ports(2)
+        return f"127.0.0.1:{first}", f"127.0.0.1:{second}"
 
     def _namespace(self):
         name = f"ferry-{os.getpid()}-{len(self.namespaces)}"

@@ -56,10 +56,7 @@ class Job:
 
     def __init__(self, lab, n=50, gap_ms=0, metadata_server="P2PHANDSHAKE", **members):
         self.lab = lab
-        ports = [lab.free_ports(), lab.free_ports()]
-        while abs(ports[0] - ports[1]) < 50:  # nearer ones earn a warning
-            ports[1] = lab.free_ports()
-        self.prefill_name, self.decode_name = (f"127.0.0.1:{port}" for port in ports)
+        self.prefill_name, self.decode_name = lab.two_names()
         self.config = lab.dir / "mooncake.json"
         self.transport = members.get("protocol", "tcp")
         self.config.write_text(json.dumps({

@@ -118,8 +118,8 @@ def doctor(lab):
         return {entry["check"]: entry for entry in found}
 
     file = lab.dir / "mooncake.json"
-    port = lab.free_ports(2)
-    content = {"prefill_url": f"127.0.0.1:{port}", "decode_url": f"127.0.0.1:{port + 100}"}
+    prefill, name = lab.two_names()
+    content = {"prefill_url": prefill, "decode_url": name}
     with store("http") as server:
         file.write_text(json.dumps({**content, "metadata_server": server.uri}))
         found = lines("-c", file)

@@ -180,9 +180,9 @@ def who_comes_back_is_found(lab):
 
 
 def main_job(lab, **members):
-    port = lab.free_ports(2)
-    file = lab.dir / f"{port}.json"
-    file.write_text(json.dumps({"prefill_url": f"127.0.0.1:{port}", "decode_url": f"127.0.0.1:{port}", **members}))
+    prefill, decode = lab.two_names()
+    file = lab.dir / f"{decode}.json"
+    file.write_text(json.dumps({"prefill_url": prefill, "decode_url": decode, **members}))
     decode = lab.start([FERRY, "decode", "-c", file, "--memory", "32m"], name="decode")
     out = lab.run([FERRY, "prefill", "-c", file, "--memory", "32m", "--synthetic", "4", "--model", "qwen2.5-0.5b"],
                   name="prefill")
@@ -209,10 +209,9 @@ def every_form_of_url(lab):
 
 def says(lab, what, status, *parts, **members):
     """`ferry decode` with such a file: one line, and these words in it."""
-    port = lab.free_ports(2)
-    file = lab.dir / f"{port}.json"
-    file.write_text(json.dumps({"prefill_url": f"127.0.0.1:{port}", "decode_url": f"127.0.0.1:{port}",
-                                "protocol": "tcp", **members}))
+    prefill, decode = lab.two_names()
+    file = lab.dir / f"{decode}.json"
+    file.write_text(json.dumps({"prefill_url": prefill, "decode_url": decode, "protocol": "tcp", **members}))
     out = lab.run([FERRY, "decode", "-c", file, "--memory", "16m", "--wait", "1"], status=status, timeout=20)
     lines = out.splitlines()
     check(len(lines) == 1 and all(part in lines[0] for part in parts), f"{what}: {parts} expected:", out)

@@ -291,14 +291,13 @@ def before_tcp_data_port(lab):
 
 def the_protocol_named_is_one_of_mooncakes(lab):
     """Where the node chooses its transports itself, whichever of them Ferry's nodes prefer."""
-    port = lab.free_ports(2)
+    prefill, name = lab.two_names()
     file = lab.dir / "mooncake.json"
-    file.write_text(json.dumps({"prefill_url": f"127.0.0.1:{port + 100}", "decode_url": f"127.0.0.1:{port}",
-                                "metadata_server": "P2PHANDSHAKE"}))
+    file.write_text(json.dumps({"prefill_url": prefill, "decode_url": name, "metadata_server": "P2PHANDSHAKE"}))
     decode = lab.start([build_dir() / "tools" / "ferry", "decode", "-c", file, "--memory", "1m"], name="decode")
     decode.wait_for("waits for a prefill node")
     reply = b""
-    with socket.create_connection(("127.0.0.1", port), 10) as stream:
+    with socket.create_connection(("127.0.0.1", int(name.rpartition(":")[2])), 10) as stream:
         stream.sendall(struct.pack("<Q", 4) + b"\1{}\n")
         while chunk := stream.recv(65536):
             reply += chunk
