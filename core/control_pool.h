@@ -11,6 +11,7 @@ struct fy_pool;
  */
 struct fy_job {
     struct fy_job *next;
+    struct fy_pool *pool;
 };
 
 /* `run`: on a thread of the pool, at most four at once. `finished(arg)`: on the same, each time

@@ -15,14 +15,15 @@
 #include "error.h"
 #include "util/clock.h"
 
-#define WORKERS    16
-#define SPIN_US    50
-#define STRIPE_MIN (2u << 20)
-#define LEAVE_MS   2000 /* for taking our keys out of the store when closing */
-#define LOOKUP_MS  2000
-#define CONNECT_MS 5000
-#define BATCH_MS   30000
-#define STORE_MS   5000
+#define WORKERS      16
+#define WORK_IDLE_MS 2000
+#define SPIN_US      50
+#define STRIPE_MIN   (2u << 20)
+#define LEAVE_MS     2000 /* for taking our keys out of the store when closing */
+#define LOOKUP_MS    2000
+#define CONNECT_MS   5000
+#define BATCH_MS     30000
+#define STORE_MS     5000
 
 static int usable_cpus(void)
 {
@@ -159,7 +160,7 @@ static ferry_status open_all(struct ferry_engine *engine)
     if (!status)
         status = fy_registry_open(&engine->registry);
     if (!status)
-        status = fy_work_open(WORKERS, &engine->work);
+        status = fy_work_open(WORKERS, "ferry-work", WORK_IDLE_MS, &engine->work);
     if (!status) {
         fy_host_init(store_host, engine, "metadata");
         status = fy_store_open(engine->config, engine->loader, &store_host->pub, &engine->log,

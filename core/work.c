@@ -4,14 +4,13 @@
  * the progress thread ever does. Knows nothing of the jobs.
  */
 #include "work.h"
+#include "util/clock.h"
 #include "util/thread.h"
 
 #include <pthread.h>
 #include <stdbool.h>
 #include <stdlib.h>
 #include <time.h>
-
-#define IDLE_S 2 /* a thread with nothing to do ends after this long */
 
 struct job {
     struct job *next;
@@ -32,15 +31,16 @@ struct fy_work {
     struct thread *ended; /* to be joined */
     unsigned threads, idle, queued, max;
     bool closing;
+    const char *name;
+    uint64_t idle_ns;
     pthread_cond_t none;
 };
 
 static struct job *next_job(struct fy_work *work)
 {
-    struct timespec until;
+    uint64_t until_ns = fy_now_ns() + work->idle_ns;
+    struct timespec until = {(time_t)(until_ns / FY_NS_PER_S), (long)(until_ns % FY_NS_PER_S)};
 
-    clock_gettime(CLOCK_MONOTONIC, &until);
-    until.tv_sec += IDLE_S;
     while (!work->head && !work->closing) {
         int rc;
 
@@ -97,7 +97,8 @@ static void join_ended(struct fy_work *work)
     }
 }
 
-ferry_status fy_work_open(unsigned max, struct fy_work **work_out)
+ferry_status fy_work_open(unsigned max, const char *name, uint32_t idle_ms,
+                          struct fy_work **work_out)
 {
     struct fy_work *work = calloc(1, sizeof(*work));
     pthread_condattr_t attr;
@@ -105,6 +106,8 @@ ferry_status fy_work_open(unsigned max, struct fy_work **work_out)
     if (!work)
         return FERRY_ENOMEM;
     work->max = max ? max : 1;
+    work->name = name;
+    work->idle_ns = idle_ms * FY_NS_PER_MS;
     work->tail = &work->head;
     pthread_mutex_init(&work->lock, NULL);
     pthread_condattr_init(&attr);
@@ -140,7 +143,7 @@ static void start_thread(struct fy_work *work)
     if (!thread)
         return;
     thread->work = work;
-    if (fy_thread_start(&thread->id, "ferry-work", run, thread))
+    if (fy_thread_start(&thread->id, work->name, run, thread))
         free(thread);
     else
         work->threads++;

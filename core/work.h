@@ -4,11 +4,16 @@
 
 #include "ferry/status.h"
 
-/* Threads for what may block: connecting, closing, publishing. Started when needed, at most
- * `max`, ended when idle. Jobs run in the order given, several at once. */
+#include <stdint.h>
+
+/* Threads for what may block: connecting, closing, publishing, answering. Started when needed,
+ * at most `max`, ended after `idle_ms` without work. Jobs run in the order given, several at
+ * once. */
 struct fy_work;
 
-ferry_status fy_work_open(unsigned max, struct fy_work **work_out);
+/* `name`: of the threads, at most 15 characters; stays the caller's and must live as long. */
+ferry_status fy_work_open(unsigned max, const char *name, uint32_t idle_ms,
+                          struct fy_work **work_out);
 /* Runs what is queued, then joins. */
 void fy_work_close(struct fy_work *work);
 /* Never fails for want of a thread: then the job runs when one is free. FERRY_ENOMEM. */

@@ -27,7 +27,7 @@ static void runs_everything_on_few_threads(void **state)
 {
     struct fy_work *work;
 
-    assert_int_equal(fy_work_open(3, &work), 0);
+    assert_int_equal(fy_work_open(3, "test", 2000, &work), 0);
     for (int i = 0; i < 60; i++)
         assert_int_equal(fy_work_add(work, job, NULL), 0);
     fy_work_close(work); /* runs what is queued */
@@ -45,7 +45,7 @@ static void jobs_may_add_jobs(void **state)
     struct fy_work *work;
 
     ran = 0;
-    assert_int_equal(fy_work_open(2, &work), 0);
+    assert_int_equal(fy_work_open(2, "test", 2000, &work), 0);
     for (int i = 0; i < 10; i++)
         assert_int_equal(fy_work_add(work, adds_more, work), 0);
     fy_work_close(work);
