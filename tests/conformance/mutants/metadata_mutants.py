@@ -7,10 +7,9 @@ Prints TAP. A line of the table: mutant, point, what the report must say (a regu
 """
 
 import os
-import re
-import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
+
+from judge import judge_all
 
 # Faults of the descriptor: files of their own.
 FILES = [
@@ -69,7 +68,7 @@ def main():
     jobs = []
 
     def wrapped(name, inner):
-        return ["--config", "mutant=" + name,
+        return ["--limit", "2" if "hangs" in name else "15", "--config", "mutant=" + name,
                 "--config", "wrapped=%s/ferry_metadata_%s.so" % (plugins, inner)]
 
     for name, point, says in FILES:
@@ -82,32 +81,7 @@ def main():
                          ["--server", sys.executable, servers, "http", ferry, "metadata-server"]))
     jobs.append(("none", plugin, None, None, ["--uri", "memory://mutant", "--only",
                                               "0,1,2,3,4,5,6,7,8,9,10,11,14,16"] + wrapped("none", "memory")))
-
-    def one(job):
-        name, path, point, says, args = job
-        only = [] if point is None else ["--only", str(point)]
-        done = subprocess.run([suite, path, "--limit", "15" if "hangs" not in name else "2"] + only + args,
-                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT, universal_newlines=True,
-                              timeout=100, check=False)
-        if says is None:
-            good = done.returncode == 0
-        else:
-            line = re.search(r"^%2d \S+ +FAIL.*" % point, done.stdout, re.M)
-            good = done.returncode == 1 and line and re.search(says, line.group())
-        what = "passes" if says is None else "is caught at point %d" % point
-        return good, "%s %s" % (name, what), done.stdout
-
-    print("1..%d" % len(jobs), flush=True)
-    bad = 0
-    with ThreadPoolExecutor(4) as pool:
-        for number, (good, what, out) in enumerate(pool.map(one, jobs), 1):
-            bad += not good
-            print("%sok %d - %s" % ("" if good else "not ", number, what))
-            if not good:
-                for line in out.splitlines():
-                    print("# " + line)
-            sys.stdout.flush()
-    return 1 if bad else 0
+    return judge_all(suite, jobs, 4)
 
 
 if __name__ == "__main__":

@@ -7,10 +7,11 @@ Prints TAP. A line of the table: mutant, point, what the report must say (a regu
 """
 
 import os
-import re
-import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
+
+from judge import judge_all
+
+LIMITS = ["--limit", "8", "--wait", "1500"]
 
 # Faults of the descriptor: files of their own.
 FILES = [
@@ -102,15 +103,6 @@ TCP = [
 ]
 
 
-def run(suite, plugin, point, args):
-    command = [suite, plugin, "--limit", "8", "--wait", "1500"] + args
-    if point is not None:
-        command += ["--only", str(point)]
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                          universal_newlines=True, timeout=200, check=False)
-    return done.returncode, done.stdout
-
-
 def main():
     suite, mutants, transports = sys.argv[1:4]
     chosen = sys.argv[4:]
@@ -119,11 +111,11 @@ def main():
 
     def wrapped(name, inner, processes):
         path = os.path.join(transports, "ferry_transport_%s.so" % inner)
-        return ["--processes", processes, "--config", "wrapped=" + path,
-                "--config", "mutant=" + name]
+        return LIMITS + ["--processes", processes, "--config", "wrapped=" + path,
+                         "--config", "mutant=" + name]
 
     for name, point, says in FILES:
-        jobs.append((name, os.path.join(mutants, "mutant_%s.so" % name), point, says, []))
+        jobs.append((name, os.path.join(mutants, "mutant_%s.so" % name), point, says, LIMITS))
     jobs.append(("none", plugin, None, None, wrapped("none", "loop", "one")))
     for name, point, says in LOOP:
         jobs.append((name, plugin, point, says, wrapped(name, "loop", "one")))
@@ -132,29 +124,7 @@ def main():
             jobs.append((name + "/tcp", plugin, point, says, wrapped(name, "tcp", "two")))
     if chosen:
         jobs = [job for job in jobs if job[0] in chosen]
-
-    def one(job):
-        name, path, point, says, args = job
-        rc, out = run(suite, path, point, args)
-        if says is None:
-            good = rc == 0
-        else:
-            good = rc == 1 and re.search(r"^%2d \S+ +FAIL" % point, out, re.M) \
-                and re.search(says, out)
-        what = "passes every point" if says is None else "is caught at point %d" % point
-        return good, "%s %s" % (name, what), out
-
-    print("1..%d" % len(jobs), flush=True)
-    bad = 0
-    with ThreadPoolExecutor(2) as pool:
-        for number, (good, what, out) in enumerate(pool.map(one, jobs), 1):
-            bad += not good
-            print("%sok %d - %s" % ("" if good else "not ", number, what))
-            if not good:
-                for line in out.splitlines():
-                    print("# " + line)
-            sys.stdout.flush()
-    return 1 if bad else 0
+    return judge_all(suite, jobs, 2)
 
 
 if __name__ == "__main__":
