@@ -26,11 +26,12 @@
     } while (0)
 
 enum tcp_engine { TCP_ENGINE_AUTO, TCP_ENGINE_IO_URING, TCP_ENGINE_EPOLL };
-enum tcp_dialect { TCP_DIALECT_AUTO, TCP_DIALECT_V1, TCP_DIALECT_V2, TCP_DIALECT_V3 };
+/* The first two as the configuration names them. */
+enum tcp_dialect { TCP_DIALECT_AUTO, TCP_DIALECT_V2, TCP_DIALECT_V1, TCP_DIALECT_V3 };
 
 /* What the configuration came to (config.c). */
 struct tcp_config {
-    char bind[64];
+    char bind[256];
     char host[256];                      /* told to peers; "" = they use our name */
     char congestion[TCP_MAX_CONGESTION]; /* "auto", "system" or an algorithm's name */
     uint32_t port;                       /* 0 = any */
