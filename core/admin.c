@@ -490,6 +490,7 @@ ferry_status ferry_admin_wait(struct ferry_admin *admin, uint32_t timeout_ms)
         if (status)
             return status;
         admin->watching = 1;
+        return FERRY_OK; /* what changed until now was not told */
     }
     pthread_mutex_lock(&admin->lock);
     while (!admin->news &&

@@ -58,8 +58,12 @@ FERRY_API ferry_status ferry_admin_node(struct ferry_admin *admin, const char *n
 FERRY_API ferry_status ferry_admin_remove(struct ferry_admin *admin, const char *name,
                                           uint32_t timeout_ms);
 
-/* Blocks until a node is published or published again. FERRY_EAGAIN: none in that time;
- * FERRY_ENOTSUP: the server has no watches. One thread at a time. */
+/*
+ * Blocks until a node is published or published again. The first call begins to listen and
+ * returns FERRY_OK at once: who looked before it may have missed something, and looks again.
+ * FERRY_EAGAIN: none in that time; FERRY_ENOTSUP: the server has no watches. One thread at a
+ * time.
+ */
 FERRY_API ferry_status ferry_admin_wait(struct ferry_admin *admin, uint32_t timeout_ms);
 
 /*

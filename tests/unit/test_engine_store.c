@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include "engine_pair.h"
+#include "ferry/admin.h"
 
 #include <cjson/cJSON.h>
 
@@ -335,6 +336,34 @@ static void what_nobody_could_reach_is_not_published(void **state)
     assert_int_equal(ferry_engine_open(&options, &engine), FERRY_EUNREACH);
 }
 
+/* As `ferry metadata watch` does it: a node that comes between its look and its first wait. */
+static void nobody_is_missed_between_look_and_wait(void **state)
+{
+    struct ferry_options options = {
+        .size = sizeof(options), .metadata_server = "memory://seen", .config_json = LOCAL};
+    struct ferry_admin *admin;
+    struct ferry_engine *a;
+    char *names;
+
+    assert_ok(ferry_admin_open(NULL, NULL, &options, &admin));
+    assert_ok(ferry_admin_names(admin, 1000, &names));
+    assert_string_equal(names, "[]");
+    ferry_string_free(names);
+    a = node("a", "memory://seen", LOCAL);
+    assert_ok(ferry_admin_wait(admin, 1000));
+    assert_ok(ferry_admin_names(admin, 1000, &names));
+    assert_string_equal(names, "[\"a\"]");
+    ferry_string_free(names);
+    while (!ferry_admin_wait(admin, 50)) /* what it told while it was published */
+        ;
+    ferry_engine_close(a, 1000);
+    assert_int_equal(ferry_admin_wait(admin, 50), FERRY_EAGAIN);
+    a = node("a", "memory://seen", LOCAL);
+    assert_ok(ferry_admin_wait(admin, 1000));
+    ferry_engine_close(a, 1000);
+    ferry_admin_close(admin);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -348,6 +377,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(restarts_are_heard_of, setup, teardown),
         cmocka_unit_test(what_nobody_could_reach_is_not_published),
         cmocka_unit_test(signals_are_left_to_the_application),
+        cmocka_unit_test(nobody_is_missed_between_look_and_wait),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
