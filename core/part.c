@@ -143,17 +143,17 @@ static ferry_status refit(struct fy_part *old, struct fy_view *view, struct fy_p
     return FERRY_OK;
 }
 
-/* No other attempt: the first one's failure is the cause, the search for the peer adds to it.
- */
-static void give_up(struct fy_part *part)
+/* No other attempt: the first one's failure is the cause; `then`, the search for the peer, adds
+ * to it, "" = there was none. */
+static void give_up(struct fy_part *part, const char *then)
 {
     struct fy_view *view = part->view;
     char text[600];
 
-    snprintf(text, sizeof(text), "%s; then %s",
+    snprintf(text, sizeof(text), "%s%s%s",
              atomic_load(&view->state) == FY_VIEW_BROKEN ? view->cause_text
                                                          : ferry_strstatus(part->again),
-             ferry_error());
+             then[0] ? "; then " : "", then);
     fail_all_again(part, false, part->again, text);
 }
 
@@ -199,7 +199,9 @@ static void try_again(void *arg)
         if (status == FERRY_ENOENT)
             status = FERRY_OK;
         else if (status)
-            give_up(part);
+            give_up(part, ferry_error());
+    } else if (status == FERRY_ETIMEDOUT) {
+        give_up(part, ""); /* too late for another attempt, and the cause is known */
     } else {
         fail_all_again(part, false, status, ferry_strstatus(status));
     }

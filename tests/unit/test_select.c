@@ -183,6 +183,23 @@ static void a_pair_that_does_not_connect_is_passed_over(void **state)
     pair_close(&pair);
 }
 
+/* What failed is the cause, although the time for another attempt went by with cleaning up. */
+static void a_cause_outlives_the_deadline(void **state)
+{
+    struct ferry_submit attr = {.size = sizeof(attr), .timeout_ms = 300};
+    struct ferry_request request;
+    struct pair pair;
+
+    open_two(&pair, "fault",
+             "{\"fault\": {\"inner\": \"tcp\", \"attach_fail\": 1000, \"close_us\": 500000}}",
+             "fault", QUIET);
+    open_peer(&pair);
+    request = request_of(&pair, 0, 8);
+    assert_int_not_equal(ferry_transfer(pair.a, &request, 1, &attr, NULL), FERRY_OK);
+    assert_non_null(strstr(ferry_error(), "cannot connect"));
+    pair_close(&pair);
+}
+
 static void a_pair_that_the_transport_refuses_is_passed_over(void **state)
 {
     const cJSON *path;
@@ -624,6 +641,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(the_first_of_the_list_carries),
         cmocka_unit_test(a_named_one_never_becomes_another),
         cmocka_unit_test(a_pair_that_does_not_connect_is_passed_over),
+        cmocka_unit_test(a_cause_outlives_the_deadline),
         cmocka_unit_test(a_pair_that_the_transport_refuses_is_passed_over),
         cmocka_unit_test(one_that_connects_slowly_is_not_waited_for),
         cmocka_unit_test(fails_over_under_load),

@@ -67,6 +67,8 @@ ferry_status fault_configure(const struct ferry_host *host, const struct ferry_k
             good = parse(kv, UINT64_C(60000000), &cfg->delay_us);
         } else if (!strcmp(kv->key, "attach_us")) {
             good = parse(kv, UINT64_C(60000000), &cfg->attach_us);
+        } else if (!strcmp(kv->key, "close_us")) {
+            good = parse(kv, UINT64_C(60000000), &cfg->close_us);
         } else {
             known = false;
             for (size_t j = 0; j < sizeof(mille) / sizeof(mille[0]) && !known; j++) {

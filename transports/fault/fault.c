@@ -222,6 +222,7 @@ void fault_peer_close(struct ferry_peer *peer)
     if (!peer)
         return;
     struct ferry_tp *tp = peer->tp;
+    usleep((useconds_t)tp->cfg.close_us);
     tp->inner.peer_close(peer->inner);
     pthread_mutex_lock(&tp->lock);
     while (peer->rmems) {

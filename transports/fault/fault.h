@@ -12,11 +12,11 @@
 #define FAULT_MAX_DEPTH     65536u
 #define FAULT_MAX_RUN       256u
 
-/* Per mille, all of them, but for the first three. */
+/* Per mille, all of them, but for the first four. */
 struct fault_config {
     uint64_t seed;
     uint64_t delay_us;
-    uint64_t attach_us;
+    uint64_t attach_us, close_us;
     uint32_t refuse, delay, fail, truncate, kill, reorder, never;
     uint32_t open_fail, reg_fail, attach_fail, stale;
 };
