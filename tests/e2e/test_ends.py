@@ -10,8 +10,9 @@ from ferry_node import (BASE, ECONNRESET, ETIMEDOUT, EUNREACH, KIB, MIB, OK, Nod
 
 ROOM = 32 * MIB
 TIME_MS = 1500
-# Who only waits for data has nothing that stays unanswered before the first keepalive probe.
-READ_CUT_OFF_MS = 3500
+# Stopped or cut off: what the kernel sends again has to stay unanswered a few times to tell them
+# apart. Who only waits for data has nothing unanswered before the first keepalive probe.
+CUT_OFF_MS, READ_CUT_OFF_MS = 2500, 3500
 
 
 def latest_ms(time_ms):
@@ -72,12 +73,13 @@ class Scene:
         print(f"  {took:.0f} ms: {status['failed']} failed: {status['cause']}")
         self.a("free", batch=batch)
 
-    def small_and_large(self, causes):
+    def small_and_large(self, causes, time_ms=TIME_MS):
         """Batches submitted after the accident."""
         for size, n in ((8, 1), (MIB, 32)):
             for op in ("write", "read"):
                 since = time.monotonic()
-                self.ends(self.a.submit(self.peer, op, size, n=n, wrap=32, timeout=TIME_MS), since, causes)
+                batch = self.a.submit(self.peer, op, size, n=n, wrap=32, timeout=time_ms)
+                self.ends(batch, since, causes, time_ms)
 
 
 def killed(lab):
@@ -111,7 +113,7 @@ def cut_off(lab):
     hosts = lab.cable()
     scene = Scene(lab, hosts)
     for cut, mend in (("drop", "undrop"), ("unplug", "plug")):
-        for op, time_ms in (("write", TIME_MS), ("read", READ_CUT_OFF_MS)):
+        for op, time_ms in (("write", CUT_OFF_MS), ("read", READ_CUT_OFF_MS)):
             since = time.monotonic()
             batch = scene.mid_batch(op, time_ms)
             for host in hosts:
@@ -122,7 +124,7 @@ def cut_off(lab):
             scene.works(scene.peer)
     hosts[0].drop()
     hosts[1].drop()
-    scene.small_and_large({EUNREACH})
+    scene.small_and_large({EUNREACH}, CUT_OFF_MS)
     hosts[0].undrop()
     hosts[1].undrop()
     scene.works(scene.peer)
