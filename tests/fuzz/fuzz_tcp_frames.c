@@ -172,7 +172,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     memory_reset();
     if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0, fd) != 0)
         return 0;
-    target_init(&t, &env, fd[0], tcp_now_ns());
+    target_init(&t, &env, fd[0], ft_now_ns());
     for (at = 1; going && at < size;) {
         size_t n = size - at < piece ? size - at : piece;
         ssize_t sent = send(fd[1], data + at, n, MSG_DONTWAIT | MSG_NOSIGNAL);

@@ -10,6 +10,7 @@
 #include <string.h>
 #include <cmocka.h>
 
+#include "last_log.h"
 #include "members.h"
 
 enum speed { SLOW, FAST, FASTEST };
@@ -32,23 +33,6 @@ static const struct ft_member members[] = {
     FT_IGNORED("old"),
 };
 #define N_MEMBERS (sizeof(members) / sizeof(members[0]))
-
-static char last[1024];
-static int level = FERRY_LOG_INFO;
-
-__attribute__((format(printf, 5, 6))) static void keep(const struct ferry_host *host,
-                                                       enum ferry_log_level at,
-                                                       const char *file, int line,
-                                                       const char *fmt, ...)
-{
-    va_list ap;
-
-    va_start(ap, fmt);
-    vsnprintf(last, sizeof(last), fmt, ap);
-    va_end(ap);
-}
-
-static const struct ferry_host host = {.size = sizeof(host), .log_level = &level, .log = keep};
 
 static ferry_status read_bytes(const char *key, const void *value, size_t len,
                                struct config *config)

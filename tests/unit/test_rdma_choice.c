@@ -10,24 +10,8 @@
 #include <string.h>
 #include <cmocka.h>
 
+#include "last_log.h"
 #include "rdma.h"
-
-static char last[512];
-static int level = FERRY_LOG_INFO;
-
-__attribute__((format(printf, 5, 6))) static void keep(const struct ferry_host *host,
-                                                       enum ferry_log_level at,
-                                                       const char *file, int line,
-                                                       const char *fmt, ...)
-{
-    va_list ap;
-
-    va_start(ap, fmt);
-    vsnprintf(last, sizeof(last), fmt, ap);
-    va_end(ap);
-}
-
-static const struct ferry_host host = {.size = sizeof(host), .log_level = &level, .log = keep};
 
 static ferry_status read_one(const char *key, const char *value, struct rdma_config *config)
 {

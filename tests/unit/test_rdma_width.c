@@ -40,7 +40,7 @@ static void carry(struct rdma_link *link, enum ferry_op op, uint64_t len)
     rdma_width_stage(link, op);
     link->rail[0].out_bytes = len;
     link->rail[0].out_bytes = 0;
-    rdma_width_done(link, len, rdma_now_ns() + SOON);
+    rdma_width_done(link, len, ft_now_ns() + SOON);
 }
 
 /* Batches for `ways` MiB over all and over one; how many of them went over one. */
@@ -135,10 +135,10 @@ static void what_went_the_other_way_does_not_count(void **state)
     rdma_width_stage(link, FERRY_OP_READ);
     link->rail[1].out_bytes = MIB;
     link->rail[0].out_bytes = 0;
-    rdma_width_done(link, 4 * MIB, rdma_now_ns() + SOON);
+    rdma_width_done(link, 4 * MIB, ft_now_ns() + SOON);
     assert_true(READS(link).seen[false] == 0);
     link->rail[1].out_bytes = 0;
-    rdma_width_done(link, MIB, rdma_now_ns() + 2 * SOON);
+    rdma_width_done(link, MIB, ft_now_ns() + 2 * SOON);
     assert_in_range(READS(link).seen[false] * 1000, MIB * 1000 / SOON / 2,
                     MIB * 1000 / SOON + 1);
     free(link);

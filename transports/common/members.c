@@ -4,8 +4,6 @@
 
 #include <errno.h>
 #include <stdarg.h>
-#include <stdbool.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -116,8 +114,7 @@ __attribute__((format(printf, 2, 3))) static ferry_status refuse(const struct fe
     va_start(ap, fmt);
     vsnprintf(line, sizeof(line), fmt, ap);
     va_end(ap);
-    if (__atomic_load_n(host->log_level, __ATOMIC_RELAXED) >= (int)FERRY_LOG_ERROR)
-        host->log(host, FERRY_LOG_ERROR, __FILE__, __LINE__, "%s", line);
+    FT_LOG(host, FERRY_LOG_ERROR, "%s", line);
     return FERRY_EINVAL;
 }
 

@@ -6,10 +6,7 @@
  * A transport's part of the configuration, read by a table: what may be said, in which range,
  * and what holds where nothing is said. Compiled into each transport; no state.
  */
-#include <stddef.h>
-#include <stdint.h>
-
-#include "ferry/transport_plugin.h"
+#include "plug.h"
 
 struct ft_member {
     const char *key;

@@ -221,16 +221,16 @@ static ferry_status open_all(struct ferry_tp *tp, const struct fi_info *list)
                 tp->n_devices++;
                 continue;
             }
-            FAB_LOG(tp->host, FERRY_LOG_WARN, "%s: domain %s is passed over: %s", tp->provider,
-                    at->domain_attr->name ? at->domain_attr->name : "?", why);
+            FT_LOG(tp->host, FERRY_LOG_WARN, "%s: domain %s is passed over: %s", tp->provider,
+                   at->domain_attr->name ? at->domain_attr->name : "?", why);
             close_device(tp, device);
             break;
         }
     }
     if (tp->n_devices)
         return FERRY_OK;
-    FAB_LOG(tp->host, FERRY_LOG_ERROR, "%s: no domain is usable%s%s", tp->provider,
-            tp->config.devices[0] ? " of those named: " : "", tp->config.devices);
+    FT_LOG(tp->host, FERRY_LOG_ERROR, "%s: no domain is usable%s%s", tp->provider,
+           tp->config.devices[0] ? " of those named: " : "", tp->config.devices);
     return tp->config.devices[0] ? FERRY_EINVAL : FERRY_EDEVICE;
 }
 
@@ -241,9 +241,9 @@ ferry_status fab_devices_open(struct ferry_tp *tp)
     ferry_status status;
 
     if (strcmp(wanted, "net") == 0) {
-        FAB_LOG(tp->host, FERRY_LOG_ERROR,
-                "provider \"net\" was a trial in libfabric 1.16 and 1.17, and crashes where an "
-                "endpoint is closed with transfers on their way: use \"tcp\"");
+        FT_LOG(tp->host, FERRY_LOG_ERROR,
+               "provider \"net\" was a trial in libfabric 1.16 and 1.17, and crashes where an "
+               "endpoint is closed with transfers on their way: use \"tcp\"");
         return FERRY_EINVAL;
     }
     for (size_t i = 0; i < N_RANKS && !list; i++) {
@@ -257,10 +257,10 @@ ferry_status fab_devices_open(struct ferry_tp *tp)
         list = find(tp, tp->provider);
     }
     if (!list) {
-        FAB_LOG(tp->host, FERRY_LOG_ERROR,
-                "no provider of libfabric %s%s%s: reliable datagrams with RMA and delivery "
-                "completion are needed (fi_info -t FI_EP_RDM -c FI_RMA lists what is here)",
-                wanted[0] ? "by the name of \"" : "is usable", wanted, wanted[0] ? "\"" : "");
+        FT_LOG(tp->host, FERRY_LOG_ERROR,
+               "no provider of libfabric %s%s%s: reliable datagrams with RMA and delivery "
+               "completion are needed (fi_info -t FI_EP_RDM -c FI_RMA lists what is here)",
+               wanted[0] ? "by the name of \"" : "is usable", wanted, wanted[0] ? "\"" : "");
         return FERRY_EDEVICE;
     }
     status = open_all(tp, list);

@@ -56,8 +56,8 @@ ferry_status fab_end_open(struct ferry_tp *tp, struct fab_device *device, uint32
     return FERRY_OK;
 
 err:
-    FAB_LOG(tp->host, FERRY_LOG_ERROR, "%s: no endpoint on %s: %s", tp->provider, device->name,
-            tp->lib->strerror(-rc));
+    FT_LOG(tp->host, FERRY_LOG_ERROR, "%s: no endpoint on %s: %s", tp->provider, device->name,
+           tp->lib->strerror(-rc));
     fab_end_close(&end);
     return fab_status(rc);
 }

@@ -7,7 +7,7 @@
 #include <stdbool.h>
 #include <time.h>
 
-#include "ferry/transport_plugin.h"
+#include "../common/plug.h"
 #include "lib.h"
 #include "wire.h"
 
@@ -21,12 +21,6 @@
  * queue->lock (that queue's items and its links' endpoints), tp->serve_lock (what we serve).
  * None is held over peer_call.
  */
-
-#define FAB_LOG(host, level, ...)                                                              \
-    do {                                                                                       \
-        if ((int)(level) <= __atomic_load_n((host)->log_level, __ATOMIC_RELAXED))              \
-            (host)->log((host), (level), __FILE__, __LINE__, __VA_ARGS__);                     \
-    } while (0)
 
 #define FAB_MAX_QUEUES 64u
 #define FAB_MAX_SERVED 8192u
@@ -186,7 +180,7 @@ struct ferry_peer {
 struct fab_served {
     struct fab_served *next;
     char peer[256];
-    char instance[FAB_INSTANCE_MAX];
+    char instance[FT_INSTANCE_MAX];
     uint64_t link;
     uint64_t serial; /* tells it from another of the same link, from 1 */
     uint64_t checked_ns;
@@ -198,7 +192,7 @@ struct ferry_tp {
     const struct ferry_host *host;
     const struct fab_lib *lib;
     struct fab_config config;
-    char instance[FAB_INSTANCE_MAX];
+    char instance[FT_INSTANCE_MAX];
     char provider[FAB_NAME_MAX];
     uint32_t n_devices;
     struct fab_device device[FAB_MAX_DEVICES];
@@ -222,14 +216,6 @@ struct ferry_tp {
     int progress_epoll_fd, progress_event_fd;
     atomic_uint n_armed; /* queues without a descriptor that sleep */
 };
-
-static inline uint64_t fab_now_ns(void)
-{
-    struct timespec ts;
-
-    clock_gettime(CLOCK_MONOTONIC, &ts);
-    return (uint64_t)ts.tv_sec * UINT64_C(1000000000) + (uint64_t)ts.tv_nsec;
-}
 
 /* tp.c */
 ferry_status fab_probe(const struct ferry_host *host);

@@ -54,7 +54,7 @@ static ferry_status ask(const struct ferry_peer *peer, const struct fab_request 
         status = lost(status);
     } else if (fab_reply_parse(sink.text ? sink.text : "", sink.len, reply_out, &why) !=
                FERRY_OK) {
-        FAB_LOG(host, FERRY_LOG_ERROR, "peer %s: %s", peer->name, why);
+        FT_LOG(host, FERRY_LOG_ERROR, "peer %s: %s", peer->name, why);
         status = FERRY_EUNREACH;
     }
     free(sink.text);
@@ -91,7 +91,7 @@ ferry_status fab_link_ask(struct fab_link *link, enum fab_ask what, uint32_t tim
 
 static uint32_t left_ms(uint64_t deadline_ns)
 {
-    uint64_t now = fab_now_ns();
+    uint64_t now = ft_now_ns();
 
     return now < deadline_ns ? (uint32_t)((deadline_ns - now) / 1000000 + 1) : 0;
 }
@@ -117,8 +117,8 @@ static ferry_status warm(struct fab_link *link, struct fab_end *end, fi_addr_t a
                          reply->word_key, &ctx);
             sent = rc == 0;
             if (rc != 0 && rc != -FI_EAGAIN) {
-                FAB_LOG(tp->host, FERRY_LOG_INFO, "peer %s: %s", link->peer->name,
-                        tp->lib->strerror((int)-rc));
+                FT_LOG(tp->host, FERRY_LOG_INFO, "peer %s: %s", link->peer->name,
+                       tp->lib->strerror((int)-rc));
                 return FERRY_EUNREACH;
             }
         }
@@ -129,8 +129,8 @@ static ferry_status warm(struct fab_link *link, struct fab_end *end, fi_addr_t a
             struct fi_cq_err_entry error = {0};
             if (rc == -FI_EAVAIL)
                 fi_cq_readerr(end->cq, &error, 0);
-            FAB_LOG(tp->host, FERRY_LOG_INFO, "peer %s: %s", link->peer->name,
-                    tp->lib->strerror(error.err ? error.err : (int)-rc));
+            FT_LOG(tp->host, FERRY_LOG_INFO, "peer %s: %s", link->peer->name,
+                   tp->lib->strerror(error.err ? error.err : (int)-rc));
             return FERRY_ECONNRESET;
         }
         if (left_ms(deadline_ns) == 0)
@@ -145,8 +145,8 @@ static ferry_status connect_end(struct fab_link *link, const struct fab_reply *r
                                 struct fab_end *end, uint64_t deadline_ns, fi_addr_t *addr_out)
 {
     if (!reply->ep_len || fi_av_insert(end->av, reply->ep, 1, addr_out, 0, NULL) != 1) {
-        FAB_LOG(link->queue->tp->host, FERRY_LOG_ERROR,
-                "peer %s: its endpoint's name is of no use here", link->peer->name);
+        FT_LOG(link->queue->tp->host, FERRY_LOG_ERROR,
+               "peer %s: its endpoint's name is of no use here", link->peer->name);
         return FERRY_EUNREACH;
     }
     return warm(link, end, *addr_out, reply, deadline_ns);
@@ -156,7 +156,7 @@ ferry_status fab_link_connect(struct fab_link *link, const struct fab_check *che
                               uint32_t n_checks, int32_t *checked_out, uint32_t timeout_ms)
 {
     struct ferry_queue *queue = link->queue;
-    const uint64_t deadline_ns = fab_now_ns() + timeout_ms * UINT64_C(1000000);
+    const uint64_t deadline_ns = ft_now_ns() + timeout_ms * UINT64_C(1000000);
     struct fab_request *request = calloc(1, sizeof(*request));
     struct fab_reply *reply = calloc(1, sizeof(*reply));
     struct fab_end end = {.fd = -1};
@@ -197,7 +197,7 @@ ferry_status fab_link_connect(struct fab_link *link, const struct fab_check *che
     link->addr = addr;
     link->state = LINK_UP;
     link->stalls = 0;
-    link->progress_ns = fab_now_ns();
+    link->progress_ns = ft_now_ns();
     pthread_mutex_unlock(&queue->lock);
 
 out:
@@ -249,7 +249,7 @@ static void kill_link(struct fab_link *link, ferry_status status)
 {
     struct ferry_queue *queue = link->queue;
 
-    FAB_LOG(queue->tp->host, FERRY_LOG_INFO, "peer %s is lost (%d)", link->peer->name, status);
+    FT_LOG(queue->tp->host, FERRY_LOG_INFO, "peer %s is lost (%d)", link->peer->name, status);
     pthread_mutex_lock(&queue->lock);
     if (link->state == LINK_UP)
         fab_link_break(link, 0);
@@ -319,7 +319,7 @@ void fab_link_work(struct fab_link *link)
 {
     struct ferry_queue *queue = link->queue;
     const struct fab_config *config = &queue->tp->config;
-    const uint64_t now = fab_now_ns();
+    const uint64_t now = ft_now_ns();
     bool broken, stalled = false;
 
     pthread_mutex_lock(&queue->lock);
@@ -343,7 +343,7 @@ void fab_link_work(struct fab_link *link)
             /* it is awake and nothing ends: some providers drop what they refuse */
             pthread_mutex_lock(&queue->lock);
             if (link->state == LINK_UP && link->n_posted &&
-                fab_now_ns() - link->progress_ns > config->stall_ms * UINT64_C(1000000) &&
+                ft_now_ns() - link->progress_ns > config->stall_ms * UINT64_C(1000000) &&
                 ++link->stalls >= FAB_MAX_STALLS)
                 fab_link_break(link, 0);
             pthread_mutex_unlock(&queue->lock);
@@ -360,7 +360,7 @@ void fab_link_work(struct fab_link *link)
 static void drain(struct fab_link *link)
 {
     struct ferry_queue *queue = link->queue;
-    const uint64_t deadline_ns = fab_now_ns() + queue->tp->config.cancel_ms * UINT64_C(1000000);
+    const uint64_t deadline_ns = ft_now_ns() + queue->tp->config.cancel_ms * UINT64_C(1000000);
     bool done;
 
     do {
@@ -372,7 +372,7 @@ static void drain(struct fab_link *link)
         pthread_mutex_unlock(&queue->lock);
         if (!done)
             nanosleep(&(struct timespec){.tv_nsec = 20000}, NULL);
-    } while (!done && fab_now_ns() < deadline_ns);
+    } while (!done && ft_now_ns() < deadline_ns);
 }
 
 void fab_link_close(struct fab_link *link)

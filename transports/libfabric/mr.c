@@ -69,9 +69,9 @@ static ferry_status new_mr(struct ferry_tp *tp, const struct ferry_mem_desc *des
             continue;
         status = fab_mr_open(device, mr->addr, mr->len, access, &mr->mr[d]);
         if (status != FERRY_OK) {
-            FAB_LOG(tp->host, FERRY_LOG_ERROR, "%s: %llu bytes are not registered on %s%s",
-                    tp->provider, (unsigned long long)mr->len, device->name,
-                    status == FERRY_ENOMEM ? " (is the limit of locked memory too low)" : "");
+            FT_LOG(tp->host, FERRY_LOG_ERROR, "%s: %llu bytes are not registered on %s%s",
+                   tp->provider, (unsigned long long)mr->len, device->name,
+                   status == FERRY_ENOMEM ? " (is the limit of locked memory too low)" : "");
             free_mr(mr);
             return status == FERRY_ENOMEM ? FERRY_ENOMEM : FERRY_EINVAL;
         }

@@ -21,12 +21,12 @@ ferry_status fab_peer_open(struct ferry_tp *tp, const char *peer_name,
     peer->tp = tp;
     status = fab_remote_parse(attrs, &peer->remote, &why);
     if (status == FERRY_OK && strcmp(peer->remote.provider, tp->provider) != 0) {
-        FAB_LOG(tp->host, FERRY_LOG_ERROR,
-                "peer %s uses the provider \"%s\" and we \"%s\": set \"provider\" alike",
-                peer_name, peer->remote.provider, tp->provider);
+        FT_LOG(tp->host, FERRY_LOG_ERROR,
+               "peer %s uses the provider \"%s\" and we \"%s\": set \"provider\" alike",
+               peer_name, peer->remote.provider, tp->provider);
         status = FERRY_ENOTSUP;
     } else if (status != FERRY_OK) {
-        FAB_LOG(tp->host, FERRY_LOG_ERROR, "peer %s: %s", peer_name, why);
+        FT_LOG(tp->host, FERRY_LOG_ERROR, "peer %s: %s", peer_name, why);
     }
     if (status != FERRY_OK) {
         free(peer->name);
@@ -139,8 +139,8 @@ ferry_status fab_rmem_open(struct ferry_peer *peer, uint64_t remote_addr, uint64
         status = FERRY_ERANGE;
     }
     if (status != FERRY_OK) {
-        FAB_LOG(tp->host, FERRY_LOG_ERROR, "memory of %s at 0x%llx: %s", peer->name,
-                (unsigned long long)remote_addr, why);
+        FT_LOG(tp->host, FERRY_LOG_ERROR, "memory of %s at 0x%llx: %s", peer->name,
+               (unsigned long long)remote_addr, why);
         free(rmem);
         return status;
     }

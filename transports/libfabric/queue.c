@@ -160,7 +160,7 @@ static ssize_t post(struct fab_link *link, struct fab_item *item, uint64_t len, 
         queue->slots[link->posted].prev = index;
     link->posted = index;
     if (!link->n_posted)
-        link->progress_ns = fab_now_ns(); /* the time of what is on its way runs */
+        link->progress_ns = ft_now_ns(); /* the time of what is on its way runs */
     link->n_posted++;
     link->posted_bytes += len;
     item->cursor += len;
@@ -244,7 +244,7 @@ void fab_reap(struct fab_link *link)
         }
         for (ssize_t i = 0; i < n; i++)
             piece_done(link, entry[i].op_context);
-        link->progress_ns = fab_now_ns();
+        link->progress_ns = ft_now_ns();
         link->tries = link->stalls = 0;
         if (n < (ssize_t)BATCH)
             return;
@@ -415,7 +415,7 @@ ferry_status fab_cancel(struct ferry_queue *queue, uint64_t cookie)
         if (item->used && item->cookie == cookie && !item->cancelled) {
             item->cancelled = true;
             if (!item->link->cancelled++)
-                item->link->progress_ns = fab_now_ns();
+                item->link->progress_ns = ft_now_ns();
         }
     }
     if (queue->comp_n)

@@ -111,14 +111,14 @@ static bool still_valid(struct ferry_tp *tp, const char *peer, const char *insta
 static void check_served(struct ferry_tp *tp, uint64_t before_ns)
 {
     for (;;) {
-        char peer[sizeof(tp->served->peer)], instance[FAB_INSTANCE_MAX];
+        char peer[sizeof(tp->served->peer)], instance[FT_INSTANCE_MAX];
         uint64_t link, serial;
         struct fab_served *served;
         pthread_mutex_lock(&tp->serve_lock);
         for (served = tp->served; served && served->checked_ns >= before_ns;)
             served = served->next;
         if (served) {
-            served->checked_ns = fab_now_ns();
+            served->checked_ns = ft_now_ns();
             strcpy(peer, served->peer);
             strcpy(instance, served->instance);
             link = served->link;
@@ -128,13 +128,13 @@ static void check_served(struct ferry_tp *tp, uint64_t before_ns)
         if (!served)
             return;
         if (!still_valid(tp, peer, instance, link) && drop(tp, instance, link, serial))
-            FAB_LOG(tp->host, FERRY_LOG_INFO, "peer %s: its link is gone", peer);
+            FT_LOG(tp->host, FERRY_LOG_INFO, "peer %s: its link is gone", peer);
     }
 }
 
 bool fab_serve_check_old(struct ferry_tp *tp)
 {
-    uint64_t now = fab_now_ns();
+    uint64_t now = ft_now_ns();
 
     if (now > OLD_NS)
         check_served(tp, now - OLD_NS);
@@ -177,7 +177,7 @@ static struct round progress_all(struct ferry_tp *tp)
         round.may_sleep &= progress_one(served);
         round.timeout_ms = SLEEP_MS;
     }
-    if (fab_now_ns() - tp->serve_since_ns < YOUNG_NS)
+    if (ft_now_ns() - tp->serve_since_ns < YOUNG_NS)
         round.timeout_ms = 1;
     pthread_mutex_unlock(&tp->serve_lock);
     if (atomic_load(&tp->n_armed)) {
@@ -195,7 +195,7 @@ static struct round progress_all(struct ferry_tp *tp)
 static bool wait_for_work(struct ferry_tp *tp, const struct round *round, bool *stop_out)
 {
     struct epoll_event event[MAX_EVENTS];
-    uint64_t before = fab_now_ns();
+    uint64_t before = ft_now_ns();
     eventfd_t poked;
     int n;
 
@@ -212,7 +212,7 @@ static bool wait_for_work(struct ferry_tp *tp, const struct round *round, bool *
      * where the wait was over at that moment it is the clock alone that tells. */
     if (n < 0)
         return errno != EINTR;
-    return round->timeout_ms < 0 || fab_now_ns() - before < GAP_NS;
+    return round->timeout_ms < 0 || ft_now_ns() - before < GAP_NS;
 }
 
 static void *progress_main(void *arg)
@@ -223,11 +223,11 @@ static void *progress_main(void *arg)
 
     pthread_setname_np(pthread_self(), "fy-fab-serve");
     while (!stop) {
-        begin = fab_now_ns();
+        begin = ft_now_ns();
         struct round round = progress_all(tp);
-        bool steady = fab_now_ns() - begin < GAP_NS;
+        bool steady = ft_now_ns() - begin < GAP_NS;
         if (!wait_for_work(tp, &round, &stop) || !steady)
-            check_served(tp, fab_now_ns());
+            check_served(tp, ft_now_ns());
     }
     return NULL;
 }
@@ -295,7 +295,7 @@ static ferry_status serve_link(struct ferry_tp *tp, const char *peer_name,
     strcpy(served->peer, peer_name);
     strcpy(served->instance, request->instance);
     served->link = request->link;
-    served->checked_ns = fab_now_ns();
+    served->checked_ns = ft_now_ns();
     served->device = device;
     served->end.fd = -1;
     status = fab_end_open(tp, device, 64, tp->progress_epoll_fd, request->link, &served->end);
@@ -312,7 +312,7 @@ static ferry_status serve_link(struct ferry_tp *tp, const char *peer_name,
         served->next = tp->served;
         tp->served = served;
         tp->n_served++;
-        tp->serve_since_ns = fab_now_ns(); /* connecting is where wake-ups are missed most */
+        tp->serve_since_ns = ft_now_ns(); /* connecting is where wake-ups are missed most */
     }
     pthread_mutex_unlock(&tp->serve_lock);
     if (status != FERRY_OK) {
@@ -393,7 +393,7 @@ ferry_status fab_on_call(struct ferry_tp *tp, const char *peer_name, const void 
             status = text ? sink->append(sink, text, strlen(text)) : FERRY_ENOMEM;
             free(text);
         } else {
-            FAB_LOG(tp->host, FERRY_LOG_INFO, "peer %s: %s", peer_name, why);
+            FT_LOG(tp->host, FERRY_LOG_INFO, "peer %s: %s", peer_name, why);
         }
     }
     free(reply);

@@ -8,7 +8,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/random.h>
 
 ferry_status fab_probe(const struct ferry_host *host)
 {
@@ -33,19 +32,8 @@ ferry_status fab_probe(const struct ferry_host *host)
     }
     if (!why)
         return FERRY_OK;
-    FAB_LOG(host, FERRY_LOG_INFO, "%s", why);
+    FT_LOG(host, FERRY_LOG_INFO, "%s", why);
     return FERRY_EDEVICE;
-}
-
-static bool new_instance(char out[FAB_INSTANCE_MAX])
-{
-    uint8_t raw[16];
-
-    if (getrandom(raw, sizeof(raw), 0) != (ssize_t)sizeof(raw))
-        return false;
-    for (int i = 0; i < 16; i++)
-        snprintf(out + (size_t)i * 2, 3, "%02x", raw[i]);
-    return true;
 }
 
 ferry_status fab_open(const struct ferry_host *host, const struct ferry_kvs *config,
@@ -63,8 +51,8 @@ ferry_status fab_open(const struct ferry_host *host, const struct ferry_kvs *con
     if (status != FERRY_OK)
         goto err_free;
     tp->lib = fab_lib_get(&why);
-    if (!tp->lib || !new_instance(tp->instance)) {
-        FAB_LOG(host, FERRY_LOG_ERROR, "%s", why ? why : "no random numbers");
+    if (!tp->lib || !ft_instance(tp->instance)) {
+        FT_LOG(host, FERRY_LOG_ERROR, "%s", why ? why : "no random numbers");
         status = FERRY_EDEVICE;
         goto err_free;
     }

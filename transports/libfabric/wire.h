@@ -4,14 +4,13 @@
 
 #include <stdbool.h>
 
-#include "ferry/plugin.h"
+#include "../common/plug.h"
 
-#define FAB_MAX_DEVICES  16u
-#define FAB_NAME_MAX     64u
-#define FAB_EP_MAX       256u /* bytes of an endpoint's name */
-#define FAB_INSTANCE_MAX 33u
-#define FAB_MAX_CHECKS   256u
-#define FAB_KEY          "ferry_libfabric" /* of what we write into segments and buffers */
+#define FAB_MAX_DEVICES 16u
+#define FAB_NAME_MAX    64u
+#define FAB_EP_MAX      256u /* bytes of an endpoint's name */
+#define FAB_MAX_CHECKS  256u
+#define FAB_KEY         "ferry_libfabric" /* of what we write into segments and buffers */
 
 /* 64-bit numbers go as text of digits: JSON's numbers end at 2^53. */
 
@@ -31,9 +30,9 @@ struct fab_check { /* may this be touched */
 struct fab_request {
     enum fab_ask ask;
     uint64_t link;
-    char instance[FAB_INSTANCE_MAX]; /* of whoever asks */
-    char expect[FAB_INSTANCE_MAX];   /* the incarnation it believes to talk to */
-    uint32_t device;                 /* of whoever answers */
+    char instance[FT_INSTANCE_MAX]; /* of whoever asks */
+    char expect[FT_INSTANCE_MAX];   /* the incarnation it believes to talk to */
+    uint32_t device;                /* of whoever answers */
     uint32_t ep_len;
     uint8_t ep[FAB_EP_MAX]; /* of whoever asks */
     uint32_t n_checks;
@@ -60,7 +59,7 @@ ferry_status fab_reply_parse(const char *text, size_t len, struct fab_reply *rep
 
 /* What a node tells of itself. */
 struct fab_remote {
-    char instance[FAB_INSTANCE_MAX];
+    char instance[FT_INSTANCE_MAX];
     char provider[FAB_NAME_MAX];
     uint32_t n;
     char device[FAB_MAX_DEVICES][FAB_NAME_MAX];

@@ -26,7 +26,7 @@ static bool is_due(struct fab_link *link, uint64_t now)
 
 static struct fab_link *find_due(struct ferry_tp *tp)
 {
-    const uint64_t now = fab_now_ns();
+    const uint64_t now = ft_now_ns();
 
     for (struct fab_link *link = tp->links; link; link = link->next)
         if (!link->working && !link->closing && is_due(link, now))

@@ -19,7 +19,7 @@
 struct rdma_served {
     struct rdma_served *next;
     char key[RDMA_PATH_MAX]; /* the asker's NIC path: with `device` it names the connection */
-    char instance[RDMA_INSTANCE_MAX];
+    char instance[FT_INSTANCE_MAX];
     struct rdma_device *device;
     uint32_t mtu;
     uint8_t gid[16]; /* ours */
@@ -156,7 +156,7 @@ static void destroy_qps(struct ferry_tp *tp, struct ibv_qp **qp, uint32_t n)
 {
     for (uint32_t i = 0; i < n; i++) {
         if (qp[i] && tp->ibv->destroy_qp(qp[i]) != 0)
-            RDMA_LOG(tp->host, FERRY_LOG_ERROR, "destroying queue pair: %s", strerror(errno));
+            FT_LOG(tp->host, FERRY_LOG_ERROR, "destroying queue pair: %s", strerror(errno));
         qp[i] = NULL;
     }
 }
@@ -224,23 +224,23 @@ static ferry_status ask(const struct rdma_rail *rail, const struct rdma_hello *h
         status = rdma_hello_parse(reply.data ? reply.data : "", reply.len, answer_out, &why);
     free(reply.data);
     if (why) {
-        RDMA_LOG(tp->host, FERRY_LOG_ERROR, "peer %s answered %s: %s", rail->link->peer->name,
-                 hello->peer_nic_path, why);
+        FT_LOG(tp->host, FERRY_LOG_ERROR, "peer %s answered %s: %s", rail->link->peer->name,
+               hello->peer_nic_path, why);
         return FERRY_EIO;
     }
     if (status != FERRY_OK) {
-        RDMA_LOG(tp->host, hello->bye ? FERRY_LOG_DEBUG : FERRY_LOG_WARN,
-                 "%s does not answer (status %d)", hello->peer_nic_path, status);
+        FT_LOG(tp->host, hello->bye ? FERRY_LOG_DEBUG : FERRY_LOG_WARN,
+               "%s does not answer (status %d)", hello->peer_nic_path, status);
         return ferry_status_scope(status) < FERRY_SCOPE_PEER ? FERRY_EUNREACH : status;
     }
     if (answer_out->reply_msg[0]) {
         status =
             answer_out->ferry && answer_out->status < 0 ? answer_out->status : FERRY_EUNREACH;
-        RDMA_LOG(tp->host, hello->bye ? FERRY_LOG_DEBUG : FERRY_LOG_WARN,
-                 "%s refuses: %.200s%s", hello->peer_nic_path, answer_out->reply_msg,
-                 strstr(answer_out->reply_msg, "QP count")
-                     ? " (ferry.rdma.qp_per_peer here, MC_NUM_QP_PER_EP there)"
-                     : "");
+        FT_LOG(tp->host, hello->bye ? FERRY_LOG_DEBUG : FERRY_LOG_WARN, "%s refuses: %.200s%s",
+               hello->peer_nic_path, answer_out->reply_msg,
+               strstr(answer_out->reply_msg, "QP count")
+                   ? " (ferry.rdma.qp_per_peer here, MC_NUM_QP_PER_EP there)"
+                   : "");
     }
     return status;
 }
@@ -259,9 +259,9 @@ static ferry_status finish(struct rdma_rail *rail, const struct rdma_gid *gid,
     if (answer->n_qp != rail->n_qp ||
         strcmp(answer->local_nic_path, hello->peer_nic_path) != 0 ||
         strcmp(answer->peer_nic_path, hello->local_nic_path) != 0) {
-        RDMA_LOG(tp->host, FERRY_LOG_ERROR,
-                 "%s answers as %s with %u queue pairs where %u were asked for",
-                 hello->peer_nic_path, answer->local_nic_path, answer->n_qp, rail->n_qp);
+        FT_LOG(tp->host, FERRY_LOG_ERROR,
+               "%s answers as %s with %u queue pairs where %u were asked for",
+               hello->peer_nic_path, answer->local_nic_path, answer->n_qp, rail->n_qp);
         return FERRY_EIO;
     }
     memcpy(far.gid, answer->has_gid ? answer->gid : remote->gid, 16);
@@ -276,8 +276,8 @@ static ferry_status finish(struct rdma_rail *rail, const struct rdma_gid *gid,
         if (rc) {
             char text[48];
             rdma_gid_text(far.gid, text);
-            RDMA_LOG(tp->host, FERRY_LOG_WARN, "device %s cannot reach %s (GID %s): %s",
-                     device->name, hello->peer_nic_path, text, strerror(rc));
+            FT_LOG(tp->host, FERRY_LOG_WARN, "device %s cannot reach %s (GID %s): %s",
+                   device->name, hello->peer_nic_path, text, strerror(rc));
             return FERRY_EUNREACH;
         }
     }
@@ -306,8 +306,8 @@ ferry_status rdma_connect(struct rdma_rail *rail, uint32_t timeout_ms, struct ib
         int rc = 0;
         qp[i] = make_qp(device, queue->dev[rail->local].cq, rail->qp[i].cap, &max_inline);
         if (!qp[i] || (rc = to_init(device, qp[i], false)) != 0) {
-            RDMA_LOG(tp->host, FERRY_LOG_ERROR, "device %s: making a queue pair: %s",
-                     device->name, strerror(rc ? rc : errno));
+            FT_LOG(tp->host, FERRY_LOG_ERROR, "device %s: making a queue pair: %s",
+                   device->name, strerror(rc ? rc : errno));
             destroy_qps(tp, qp, rail->n_qp);
             return FERRY_ENOMEM;
         }
@@ -322,8 +322,8 @@ ferry_status rdma_connect(struct rdma_rail *rail, uint32_t timeout_ms, struct ib
     }
     memcpy(qp_out, qp, rail->n_qp * sizeof(qp[0]));
     *max_inline_out = max_inline;
-    RDMA_LOG(tp->host, FERRY_LOG_DEBUG, "%s is connected to %s", hello.local_nic_path,
-             hello.peer_nic_path);
+    FT_LOG(tp->host, FERRY_LOG_DEBUG, "%s is connected to %s", hello.local_nic_path,
+           hello.peer_nic_path);
     return FERRY_OK;
 }
 
@@ -547,8 +547,8 @@ static ferry_status answer_hello(struct ferry_tp *tp, const char *peer_name, con
     else if (hello.ferry || !answer_again(tp, &hello, &answer))
         serve(tp, &hello, &answer);
     if (answer.reply_msg[0])
-        RDMA_LOG(tp->host, FERRY_LOG_WARN, "refused %.200s of %s: %s", hello.local_nic_path,
-                 peer_name, answer.reply_msg);
+        FT_LOG(tp->host, FERRY_LOG_WARN, "refused %.200s of %s: %s", hello.local_nic_path,
+               peer_name, answer.reply_msg);
     text = rdma_hello_encode(&answer);
     if (!text)
         return FERRY_ENOMEM;

@@ -138,8 +138,8 @@ static bool add_device(struct ferry_tp *tp, struct ibv_device *found)
         if (strcmp(tp->device[i].name, name) == 0)
             return true; /* named twice */
     if (tp->n_devices == RDMA_MAX_DEVICES) {
-        RDMA_LOG(tp->host, FERRY_LOG_WARN, "device %s is not used: at most %u are", name,
-                 RDMA_MAX_DEVICES);
+        FT_LOG(tp->host, FERRY_LOG_WARN, "device %s is not used: at most %u are", name,
+               RDMA_MAX_DEVICES);
         return false;
     }
     memset(device, 0, sizeof(*device));
@@ -149,16 +149,16 @@ static bool add_device(struct ferry_tp *tp, struct ibv_device *found)
     strcpy(device->name, name);
     why = open_device(device, found);
     if (why) {
-        RDMA_LOG(tp->host, FERRY_LOG_WARN, "device %s is not used: %s", name, why);
+        FT_LOG(tp->host, FERRY_LOG_WARN, "device %s is not used: %s", name, why);
         close_device(device);
         return false;
     }
     rdma_gid_text(device->gids[0].raw, gid);
-    RDMA_LOG(tp->host, FERRY_LOG_INFO,
-             "device %s port %u, MTU %u, GID %d %s (%s), LID %u, regions up to %llu bytes",
-             name, device->port, device->mtu, device->gids[0].index, gid,
-             rdma_gid_why(device, &device->gids[0]), device->lid,
-             (unsigned long long)device->max_mr_len);
+    FT_LOG(tp->host, FERRY_LOG_INFO,
+           "device %s port %u, MTU %u, GID %d %s (%s), LID %u, regions up to %llu bytes", name,
+           device->port, device->mtu, device->gids[0].index, gid,
+           rdma_gid_why(device, &device->gids[0]), device->lid,
+           (unsigned long long)device->max_mr_len);
     tp->n_devices++;
     return true;
 }
@@ -172,8 +172,8 @@ static ferry_status unknown_device(struct ferry_tp *tp, const char *name,
     for (; *list && len < sizeof(names) - RDMA_NAME_MAX; list++)
         len += (size_t)snprintf(names + len, sizeof(names) - len, "%s%.60s", len ? ", " : "",
                                 tp->ibv->get_device_name(*list));
-    RDMA_LOG(tp->host, FERRY_LOG_ERROR, "there is no device \"%s\"; there %s: %s", name,
-             len ? "are" : "is none", names);
+    FT_LOG(tp->host, FERRY_LOG_ERROR, "there is no device \"%s\"; there %s: %s", name,
+           len ? "are" : "is none", names);
     return FERRY_EINVAL;
 }
 
@@ -195,10 +195,10 @@ static ferry_status open_named(struct ferry_tp *tp, struct ibv_device **list)
             spaces = true;
         }
         if (spaces)
-            RDMA_LOG(tp->host, FERRY_LOG_WARN,
-                     "spaces round the device name \"%s\" "
-                     "are passed over",
-                     name);
+            FT_LOG(tp->host, FERRY_LOG_WARN,
+                   "spaces round the device name \"%s\" "
+                   "are passed over",
+                   name);
         if (!*name)
             continue;
         while (*found && strcmp(tp->ibv->get_device_name(*found), name) != 0)
@@ -216,7 +216,7 @@ ferry_status rdma_devices_open(struct ferry_tp *tp)
     ferry_status status = FERRY_OK;
 
     if (!list) {
-        RDMA_LOG(tp->host, FERRY_LOG_ERROR, "the list of devices: %s", strerror(errno));
+        FT_LOG(tp->host, FERRY_LOG_ERROR, "the list of devices: %s", strerror(errno));
         return FERRY_EDEVICE;
     }
     if (tp->config.devices[0])
@@ -226,7 +226,7 @@ ferry_status rdma_devices_open(struct ferry_tp *tp)
             add_device(tp, *found);
     tp->ibv->free_device_list(list);
     if (status == FERRY_OK && tp->n_devices == 0) {
-        RDMA_LOG(tp->host, FERRY_LOG_ERROR, "no usable device");
+        FT_LOG(tp->host, FERRY_LOG_ERROR, "no usable device");
         status = FERRY_EDEVICE;
     }
     if (status != FERRY_OK)

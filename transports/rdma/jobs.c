@@ -38,7 +38,7 @@ static void *worker(void *arg)
             pthread_cond_wait(&jobs->wake, &jobs->lock);
             continue;
         }
-        if (job->due_ns > rdma_now_ns()) {
+        if (job->due_ns > ft_now_ns()) {
             struct timespec ts = {.tv_sec = (time_t)(job->due_ns / 1000000000),
                                   .tv_nsec = (long)(job->due_ns % 1000000000)};
             pthread_cond_timedwait(&jobs->wake, &jobs->lock, &ts);
@@ -48,7 +48,7 @@ static void *worker(void *arg)
         job->queued = false;
         job->running++;
         jobs->n_busy++;
-        if (jobs->first && jobs->first->due_ns <= rdma_now_ns())
+        if (jobs->first && jobs->first->due_ns <= ft_now_ns())
             start_worker(jobs);
         pthread_mutex_unlock(&jobs->lock);
         rdma_rail_job(job->rail);

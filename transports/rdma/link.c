@@ -35,7 +35,7 @@ static void install(struct rdma_rail *rail, struct ibv_qp **qp, uint32_t max_inl
     rail->out_bytes = 0;
     rail->out_wrs = 0;
     rail->busy_bytes = 0;
-    rail->busy_ns = rail->progress_ns = rdma_now_ns();
+    rail->busy_ns = rail->progress_ns = ft_now_ns();
 }
 
 static void copy_qps(const struct rdma_rail *rail, struct ibv_qp **qp_out)
@@ -53,7 +53,7 @@ static void destroy(struct rdma_rail *rail, struct ibv_qp **qp)
         if (qp[i]) {
             tp->ibv->modify_qp(qp[i], &attr, IBV_QP_STATE);
             if (tp->ibv->destroy_qp(qp[i]) != 0)
-                RDMA_LOG(tp->host, FERRY_LOG_ERROR, "a queue pair cannot be destroyed");
+                FT_LOG(tp->host, FERRY_LOG_ERROR, "a queue pair cannot be destroyed");
         }
 }
 
@@ -86,7 +86,7 @@ static bool probe(struct rdma_rail *rail, uint64_t deadline_ns)
 
     if (!rdma_post_probe(rail))
         return false;
-    while (!rail->probed && !rail->probe_failed && rdma_now_ns() < deadline_ns &&
+    while (!rail->probed && !rail->probe_failed && ft_now_ns() < deadline_ns &&
            !rail->link->closing) {
         pthread_mutex_unlock(&queue->lock);
         nap(us);
@@ -108,7 +108,7 @@ static ferry_status connect_rail(struct rdma_rail *rail, uint64_t deadline_ns)
     struct ferry_queue *queue = rail->link->queue;
     struct ibv_qp *qp[RDMA_MAX_QPS] = {0};
     uint32_t max_inline = 0;
-    uint64_t now = rdma_now_ns();
+    uint64_t now = ft_now_ns();
     ferry_status status;
 
     rail->state = RAIL_CONNECTING;
@@ -121,7 +121,7 @@ static ferry_status connect_rail(struct rdma_rail *rail, uint64_t deadline_ns)
     pthread_mutex_lock(&queue->lock);
     if (status == FERRY_OK) {
         install(rail, qp, max_inline);
-        if (probe(rail, earlier(deadline_ns, rdma_now_ns() + ms(PROBE_MS)))) {
+        if (probe(rail, earlier(deadline_ns, ft_now_ns() + ms(PROBE_MS)))) {
             rail->state = RAIL_UP;
             rail->link->width.measuring = false; /* it was of the others alone */
             pthread_cond_broadcast(&queue->cond);
@@ -174,21 +174,21 @@ static void give_up(struct rdma_rail *rail, ferry_status status)
     if (!any_other(rail)) {
         if (status == FERRY_EUNREACH && rail->failures < remote->n &&
             rail->failures <= tp->config.retry_count) {
-            rdma_job_add(&tp->jobs, &rail->job, rdma_now_ns()); /* its other devices first */
+            rdma_job_add(&tp->jobs, &rail->job, ft_now_ns()); /* its other devices first */
             return;
         }
-        RDMA_LOG(tp->host, FERRY_LOG_WARN, "no rail to %s is left (status %d)",
-                 link->peer->name, status);
+        FT_LOG(tp->host, FERRY_LOG_WARN, "no rail to %s is left (status %d)", link->peer->name,
+               status);
         rdma_link_end_all(link, status);
         return;
     }
     rail->backoff_ms = rail->backoff_ms ? rail->backoff_ms * 2 : MIN_BACKOFF_MS;
     if (rail->backoff_ms > MAX_BACKOFF_MS)
         rail->backoff_ms = MAX_BACKOFF_MS;
-    RDMA_LOG(
-        tp->host, FERRY_LOG_WARN, "the rail from %s to %s is down, next attempt in %llu ms",
-        tp->device[rail->local].name, link->peer->name, (unsigned long long)rail->backoff_ms);
-    rdma_job_add(&tp->jobs, &rail->job, rdma_now_ns() + ms(rail->backoff_ms));
+    FT_LOG(tp->host, FERRY_LOG_WARN, "the rail from %s to %s is down, next attempt in %llu ms",
+           tp->device[rail->local].name, link->peer->name,
+           (unsigned long long)rail->backoff_ms);
+    rdma_job_add(&tp->jobs, &rail->job, ft_now_ns() + ms(rail->backoff_ms));
 }
 
 static void came_up(struct rdma_rail *rail)
@@ -196,10 +196,9 @@ static void came_up(struct rdma_rail *rail)
     const struct rdma_link *link = rail->link;
 
     if (rail->failures)
-        RDMA_LOG(link->queue->tp->host, FERRY_LOG_INFO,
-                 "the rail from %s to %s (%s) is up again",
-                 link->queue->tp->device[rail->local].name, link->peer->name,
-                 link->peer->remote.device[rail->remote].name);
+        FT_LOG(link->queue->tp->host, FERRY_LOG_INFO, "the rail from %s to %s (%s) is up again",
+               link->queue->tp->device[rail->local].name, link->peer->name,
+               link->peer->remote.device[rail->remote].name);
     rail->failures = 0;
     rdma_send(rail->link);
     rdma_queue_wake(rail->link->queue);
@@ -247,7 +246,7 @@ void rdma_rail_job(struct rdma_rail *rail)
     }
     if (!link->closing && status == FERRY_OK && link->status == FERRY_OK &&
         rail->state == RAIL_DOWN) {
-        status = connect_rail(rail, rdma_now_ns() + ms(RDMA_CONTROL_MS + PROBE_MS));
+        status = connect_rail(rail, ft_now_ns() + ms(RDMA_CONTROL_MS + PROBE_MS));
         if (link->closing)
             goto out;
         if (status == FERRY_OK) {
@@ -271,7 +270,7 @@ void rdma_link_spread(struct rdma_link *link)
     for (uint32_t i = 0; i < link->n_rails; i++)
         if (link->rail[i].state == RAIL_DOWN && !link->rail[i].job.queued) {
             link->rail[i].wanted = true;
-            rdma_job_add(&tp->jobs, &link->rail[i].job, rdma_now_ns());
+            rdma_job_add(&tp->jobs, &link->rail[i].job, ft_now_ns());
         }
 }
 
@@ -289,7 +288,7 @@ void rdma_rail_broken(struct rdma_rail *rail, enum rdma_cause cause)
     rail->cause = cause;
     if (rail->link->closing)
         return;
-    rdma_job_add(&tp->jobs, &rail->job, rdma_now_ns());
+    rdma_job_add(&tp->jobs, &rail->job, ft_now_ns());
     if (cause != CAUSE_CANCEL && cause != CAUSE_REFUSED)
         rdma_link_spread(rail->link);
 }
@@ -305,7 +304,7 @@ static bool wait_until(struct ferry_queue *queue, uint64_t deadline_ns)
 ferry_status rdma_link_connect(struct rdma_link *link, uint32_t timeout_ms)
 {
     struct ferry_queue *queue = link->queue;
-    uint64_t deadline = rdma_now_ns() + ms(timeout_ms);
+    uint64_t deadline = ft_now_ns() + ms(timeout_ms);
     ferry_status status = FERRY_EUNREACH;
     bool up = false;
 
@@ -320,7 +319,7 @@ ferry_status rdma_link_connect(struct rdma_link *link, uint32_t timeout_ms)
                 pthread_mutex_unlock(&queue->lock);
                 return FERRY_ETIMEDOUT;
             }
-        while (rail->state == RAIL_DOWN && tries-- && rdma_now_ns() < deadline) {
+        while (rail->state == RAIL_DOWN && tries-- && ft_now_ns() < deadline) {
             status = connect_rail(rail, deadline);
             if (status != FERRY_OK)
                 next_remote(rail);

@@ -135,9 +135,9 @@ static void tell_failure(struct ferry_tp *tp, const struct piece *piece)
     else if (mr->len > device->max_mr_len || piece->error == EINVAL || piece->error == EAGAIN)
         snprintf(hint, sizeof(hint), "; the device takes %llu bytes a region",
                  (unsigned long long)device->max_mr_len);
-    RDMA_LOG(tp->host, FERRY_LOG_ERROR, "device %s: registering %llu bytes at %p: %s%s",
-             device->name, (unsigned long long)mr->len, (void *)mr->addr,
-             strerror(piece->error), hint);
+    FT_LOG(tp->host, FERRY_LOG_ERROR, "device %s: registering %llu bytes at %p: %s%s",
+           device->name, (unsigned long long)mr->len, (void *)mr->addr, strerror(piece->error),
+           hint);
 }
 
 static void free_mr(struct ferry_mr *mr)
@@ -146,8 +146,8 @@ static void free_mr(struct ferry_mr *mr)
         return;
     for (size_t i = 0; mr->mr && i < (size_t)mr->tp->n_devices * mr->n_chunks; i++)
         if (mr->mr[i] && mr->tp->ibv->dereg_mr(mr->mr[i]) != 0)
-            RDMA_LOG(mr->tp->host, FERRY_LOG_ERROR, "unregistering memory at %p: %s",
-                     (void *)mr->addr, strerror(errno));
+            FT_LOG(mr->tp->host, FERRY_LOG_ERROR, "unregistering memory at %p: %s",
+                   (void *)mr->addr, strerror(errno));
     free(mr->mr);
     free(mr);
 }

@@ -23,7 +23,7 @@ ferry_status rdma_peer_open(struct ferry_tp *tp, const char *peer_name,
     }
     status = rdma_remote_parse(attrs, &peer->remote, &why);
     if (status != FERRY_OK) {
-        RDMA_LOG(tp->host, FERRY_LOG_ERROR, "peer %s: %s", peer_name, why);
+        FT_LOG(tp->host, FERRY_LOG_ERROR, "peer %s: %s", peer_name, why);
         goto err_free;
     }
     peer->tp = tp;
@@ -330,8 +330,8 @@ ferry_status rdma_rmem_open(struct ferry_peer *peer, uint64_t remote_addr, uint6
                  ? rdma_keys_parse(attrs, peer->remote.n, len, &rmem->keys, &why)
                  : FERRY_EINVAL;
     if (status != FERRY_OK) {
-        RDMA_LOG(tp->host, FERRY_LOG_ERROR, "memory of %s at 0x%llx: %s", peer->name,
-                 (unsigned long long)remote_addr, why ? why : "no valid range");
+        FT_LOG(tp->host, FERRY_LOG_ERROR, "memory of %s at 0x%llx: %s", peer->name,
+               (unsigned long long)remote_addr, why ? why : "no valid range");
         free(rmem);
         return status;
     }

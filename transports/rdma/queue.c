@@ -122,7 +122,7 @@ ferry_status rdma_queue_open(struct ferry_tp *tp, const struct ferry_queue_attr 
     pthread_cond_init(&queue->cond, &cond);
     pthread_condattr_destroy(&cond);
     if (!fill_queue(queue)) {
-        RDMA_LOG(tp->host, FERRY_LOG_ERROR, "opening a queue: %s", strerror(errno));
+        FT_LOG(tp->host, FERRY_LOG_ERROR, "opening a queue: %s", strerror(errno));
         free_queue(queue);
         return FERRY_ENOMEM;
     }

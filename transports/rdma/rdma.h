@@ -7,7 +7,7 @@
 #include <stdbool.h>
 #include <time.h>
 
-#include "ferry/transport_plugin.h"
+#include "../common/plug.h"
 #include "ibv.h"
 #include "topo.h"
 #include "wire.h"
@@ -21,12 +21,6 @@
  * rails, items, rings of that queue), tp->serve_lock (connections we answer), jobs.lock. None
  * is held over peer_call or over making and destroying queue pairs.
  */
-
-#define RDMA_LOG(host, level, ...)                                                             \
-    do {                                                                                       \
-        if ((int)(level) <= __atomic_load_n((host)->log_level, __ATOMIC_RELAXED))              \
-            (host)->log((host), (level), __FILE__, __LINE__, __VA_ARGS__);                     \
-    } while (0)
 
 #define RDMA_MAX_QUEUES  64u
 #define RDMA_MAX_RAILS   RDMA_MAX_DEVICES
@@ -287,7 +281,7 @@ struct ferry_tp {
     const struct ferry_host *host;
     const struct rdma_ibv *ibv;
     struct rdma_config config;
-    char instance[RDMA_INSTANCE_MAX];
+    char instance[FT_INSTANCE_MAX];
     uint32_t n_devices;
     struct rdma_device device[RDMA_MAX_DEVICES];
     pthread_mutex_t lock;
@@ -303,14 +297,6 @@ struct ferry_tp {
     pthread_t events;
     int events_stop_fd;
 };
-
-static inline uint64_t rdma_now_ns(void)
-{
-    struct timespec ts;
-
-    clock_gettime(CLOCK_MONOTONIC, &ts);
-    return (uint64_t)ts.tv_sec * UINT64_C(1000000000) + (uint64_t)ts.tv_nsec;
-}
 
 /* tp.c */
 ferry_status rdma_probe(const struct ferry_host *host);

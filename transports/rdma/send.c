@@ -232,7 +232,7 @@ static void stage(struct rdma_qp *qp, uint32_t index, uint64_t off, uint32_t len
         qp->chain = wr;
     qp->chain_last = wr;
     if (rail->out_wrs == 0) {
-        rail->busy_ns = rail->progress_ns = rdma_now_ns();
+        rail->busy_ns = rail->progress_ns = ft_now_ns();
         rail->busy_bytes = 0;
     }
     if (rail->link->n_rails > 1)
@@ -268,8 +268,8 @@ static void post_chain(struct rdma_qp *qp)
     qp->chain = NULL;
     if (rc == 0)
         return;
-    RDMA_LOG(rail->link->queue->tp->host, FERRY_LOG_ERROR, "device %s: posting: %s",
-             rail->link->queue->tp->device[rail->local].name, strerror(rc));
+    FT_LOG(rail->link->queue->tp->host, FERRY_LOG_ERROR, "device %s: posting: %s",
+           rail->link->queue->tp->device[rail->local].name, strerror(rc));
     rdma_rail_broken(rail, CAUSE_DEVICE);
 }
 
@@ -563,10 +563,10 @@ static void failed_at(struct rdma_qp *qp, uint32_t position, const struct ibv_wc
     enum rdma_cause cause;
     ferry_status status = status_of(wc->status, &cause);
 
-    RDMA_LOG(tp->host, status == FERRY_EACCESS ? FERRY_LOG_INFO : FERRY_LOG_WARN,
-             "%s to %s (%s): %s, vendor error %u", tp->device[rail->local].name,
-             rail->link->peer->name, rail->link->peer->remote.device[rail->remote].name,
-             tp->ibv->wc_status_str(wc->status), wc->vendor_err);
+    FT_LOG(tp->host, status == FERRY_EACCESS ? FERRY_LOG_INFO : FERRY_LOG_WARN,
+           "%s to %s (%s): %s, vendor error %u", tp->device[rail->local].name,
+           rail->link->peer->name, rail->link->peer->remote.device[rail->remote].name,
+           tp->ibv->wc_status_str(wc->status), wc->vendor_err);
     if (status != FERRY_OK && slot.item != RDMA_NO_ITEM) {
         struct rdma_item *item = &queue->items[slot.item];
         if (wc->status == IBV_WC_LOC_QP_OP_ERR && ++item->refused < REFUSED_MAX)
@@ -607,10 +607,9 @@ static void check_stalls(struct ferry_queue *queue, uint64_t now)
             struct rdma_rail *rail = &link->rail[i];
             if (rail->state != RAIL_UP || rail->out_wrs == 0 || now - rail->progress_ns < limit)
                 continue;
-            RDMA_LOG(queue->tp->host, FERRY_LOG_WARN,
-                     "%s to %s: nothing has completed for %u ms",
-                     queue->tp->device[rail->local].name, link->peer->name,
-                     queue->tp->config.stall_ms);
+            FT_LOG(queue->tp->host, FERRY_LOG_WARN, "%s to %s: nothing has completed for %u ms",
+                   queue->tp->device[rail->local].name, link->peer->name,
+                   queue->tp->config.stall_ms);
             rdma_rail_broken(rail, CAUSE_PATH);
         }
     }
@@ -619,7 +618,7 @@ static void check_stalls(struct ferry_queue *queue, uint64_t now)
 void rdma_reap(struct ferry_queue *queue)
 {
     struct ibv_wc wc[REAP_AT_ONCE];
-    uint64_t now = queue->outstanding ? rdma_now_ns() : 0;
+    uint64_t now = queue->outstanding ? ft_now_ns() : 0;
     int n;
 
     for (uint32_t d = 0; d < queue->tp->n_devices; d++)

@@ -14,7 +14,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
-#include <sys/random.h>
 #include <unistd.h>
 
 #include <cJSON.h>
@@ -38,7 +37,7 @@ ferry_status rdma_probe(const struct ferry_host *host)
     }
     if (!why)
         return FERRY_OK;
-    RDMA_LOG(host, FERRY_LOG_INFO, "%s", why);
+    FT_LOG(host, FERRY_LOG_INFO, "%s", why);
     return FERRY_EDEVICE;
 }
 
@@ -50,8 +49,8 @@ static void port_changed(struct ferry_tp *tp, uint32_t d, bool up)
 {
     if (atomic_exchange_explicit(&tp->device[d].port_up, up, memory_order_relaxed) == up)
         return;
-    RDMA_LOG(tp->host, up ? FERRY_LOG_INFO : FERRY_LOG_WARN, "the port of device %s is %s",
-             tp->device[d].name, up ? "up again" : "down");
+    FT_LOG(tp->host, up ? FERRY_LOG_INFO : FERRY_LOG_WARN, "the port of device %s is %s",
+           tp->device[d].name, up ? "up again" : "down");
     pthread_mutex_lock(&tp->lock);
     for (uint32_t q = 0; q < RDMA_MAX_QUEUES; q++) {
         struct ferry_queue *queue = tp->queues[q];
@@ -66,7 +65,7 @@ static void port_changed(struct ferry_tp *tp, uint32_t d, bool up)
                 if (!up)
                     rdma_rail_broken(rail, CAUSE_DEVICE);
                 else if (rail->state == RAIL_DOWN)
-                    rdma_job_add(&tp->jobs, &rail->job, rdma_now_ns());
+                    rdma_job_add(&tp->jobs, &rail->job, ft_now_ns());
             }
         pthread_mutex_unlock(&queue->lock);
     }
@@ -82,8 +81,8 @@ static void read_event(struct ferry_tp *tp, uint32_t d)
         return;
     type = event.event_type;
     tp->ibv->ack_async_event(&event);
-    RDMA_LOG(tp->host, FERRY_LOG_DEBUG, "device %s: %s", tp->device[d].name,
-             tp->ibv->event_type_str(type));
+    FT_LOG(tp->host, FERRY_LOG_DEBUG, "device %s: %s", tp->device[d].name,
+           tp->ibv->event_type_str(type));
     if (type == IBV_EVENT_PORT_ERR || type == IBV_EVENT_DEVICE_FATAL)
         port_changed(tp, d, false);
     else if (type == IBV_EVENT_PORT_ACTIVE)
@@ -165,22 +164,11 @@ static ferry_status find_matrix(struct ferry_tp *tp)
     }
     free(topo);
     if (why[0])
-        RDMA_LOG(tp->host, tp->matrix ? FERRY_LOG_WARN : FERRY_LOG_ERROR, "topology: %s", why);
+        FT_LOG(tp->host, tp->matrix ? FERRY_LOG_WARN : FERRY_LOG_ERROR, "topology: %s", why);
     return tp->matrix ? FERRY_OK : file[0] ? FERRY_EINVAL : FERRY_ENOMEM;
 }
 
 /* ---- open and close */
-
-static bool new_instance(char out[RDMA_INSTANCE_MAX])
-{
-    uint8_t raw[16];
-
-    if (getrandom(raw, sizeof(raw), 0) != (ssize_t)sizeof(raw))
-        return false;
-    for (int i = 0; i < 16; i++)
-        snprintf(out + (size_t)i * 2, 3, "%02x", raw[i]);
-    return true;
-}
 
 ferry_status rdma_open(const struct ferry_host *host, const struct ferry_kvs *config,
                        struct ferry_tp **tp_out)
@@ -197,8 +185,8 @@ ferry_status rdma_open(const struct ferry_host *host, const struct ferry_kvs *co
     if (status != FERRY_OK)
         goto err_free;
     tp->ibv = rdma_ibv_get(&why);
-    if (!tp->ibv || !new_instance(tp->instance)) {
-        RDMA_LOG(host, FERRY_LOG_ERROR, "%s", why ? why : strerror(errno));
+    if (!tp->ibv || !ft_instance(tp->instance)) {
+        FT_LOG(host, FERRY_LOG_ERROR, "%s", why ? why : strerror(errno));
         status = FERRY_EDEVICE;
         goto err_free;
     }

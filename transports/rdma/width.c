@@ -42,9 +42,9 @@ void rdma_width_stage(struct rdma_link *link, enum ferry_op op)
                                  .measuring = true,
                                  .op = op,
                                  .left_over = rdma_in_flight(link),
-                                 .since_ns = rdma_now_ns()};
+                                 .since_ns = ft_now_ns()};
     } else if (rdma_in_flight(link) == 0) {
-        w->since_ns = rdma_now_ns();
+        w->since_ns = ft_now_ns();
     }
     if (op != w->op)
         w->measuring = false; /* says nothing about either */
@@ -69,10 +69,10 @@ static void decide(struct rdma_link *link, double rate)
     of->trial = false;
     of->since_trial = 0;
     of->narrow = narrow;
-    RDMA_LOG(link->queue->tp->host, FERRY_LOG_DEBUG,
-             "%s, %s: %.0f MB/s over all rails, %.0f MB/s over one", link->peer->name,
-             link->width.op == FERRY_OP_READ ? "READ" : "WRITE", of->seen[false] * 1e3,
-             of->seen[true] * 1e3);
+    FT_LOG(link->queue->tp->host, FERRY_LOG_DEBUG,
+           "%s, %s: %.0f MB/s over all rails, %.0f MB/s over one", link->peer->name,
+           link->width.op == FERRY_OP_READ ? "READ" : "WRITE", of->seen[false] * 1e3,
+           of->seen[true] * 1e3);
 }
 
 void rdma_width_done(struct rdma_link *link, uint64_t bytes, uint64_t now)

@@ -4,13 +4,12 @@
 
 #include <stdbool.h>
 
-#include "ferry/plugin.h"
+#include "../common/plug.h"
 
-#define RDMA_MAX_DEVICES  16u
-#define RDMA_MAX_QPS      16u /* queue pairs of one connection */
-#define RDMA_NAME_MAX     64u
-#define RDMA_PATH_MAX     384u /* "server@device" */
-#define RDMA_INSTANCE_MAX 33u
+#define RDMA_MAX_DEVICES 16u
+#define RDMA_MAX_QPS     16u /* queue pairs of one connection */
+#define RDMA_NAME_MAX    64u
+#define RDMA_PATH_MAX    384u /* "server@device" */
 
 /*
  * The message that connects queue pairs: Mooncake's Connection body, request and reply alike.
@@ -27,13 +26,13 @@ struct rdma_hello {
     char reply_msg[256]; /* "" = accepted */
     bool ready_ack;      /* never sent; the second message of peers that were asked for it */
 
-    bool ferry;                       /* the sender is a Ferry node: the rest counts */
-    char instance[RDMA_INSTANCE_MAX]; /* of whoever sends */
-    char expect[RDMA_INSTANCE_MAX];   /* the incarnation it believes to talk to; "" = any */
-    uint32_t mtu;                     /* bytes */
-    uint32_t rd_atomic;               /* reads in flight it serves (reply) or wants (request) */
-    bool bye;                         /* take the connection down */
-    int32_t status;                   /* ferry_status that belongs to reply_msg */
+    bool ferry;                     /* the sender is a Ferry node: the rest counts */
+    char instance[FT_INSTANCE_MAX]; /* of whoever sends */
+    char expect[FT_INSTANCE_MAX];   /* the incarnation it believes to talk to; "" = any */
+    uint32_t mtu;                   /* bytes */
+    uint32_t rd_atomic;             /* reads in flight it serves (reply) or wants (request) */
+    bool bye;                       /* take the connection down */
+    int32_t status;                 /* ferry_status that belongs to reply_msg */
 };
 
 /* JSON text, to be freed with free(); NULL = no memory. */
@@ -57,7 +56,7 @@ struct rdma_remote {
     struct rdma_remote_device device[RDMA_MAX_DEVICES];
     char server[256]; /* instead of its name in NIC paths; "" = its name */
     bool ferry;
-    char instance[RDMA_INSTANCE_MAX];
+    char instance[FT_INSTANCE_MAX];
 };
 ferry_status rdma_remote_parse(const struct ferry_kvs *attrs, struct rdma_remote *remote_out,
                                const char **why_out);

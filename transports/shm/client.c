@@ -59,10 +59,10 @@ void shm_client_accept(struct ferry_tp *tp, int fd)
     client->refs = 1;
     if (client->pidfd < 0 || !shm_watch(tp, fd, client->id) ||
         !shm_watch(tp, client->pidfd, client->id)) {
-        SHM_LOG(tp->host, FERRY_LOG_WARN,
-                "turned away process %d of user %u: only visible processes of user %u are let "
-                "in",
-                (int)cred.pid, (unsigned)cred.uid, (unsigned)tp->ident.uid);
+        FT_LOG(tp->host, FERRY_LOG_WARN,
+               "turned away process %d of user %u: only visible processes of user %u are let "
+               "in",
+               (int)cred.pid, (unsigned)cred.uid, (unsigned)tp->ident.uid);
         if (client->pidfd >= 0)
             close(client->pidfd);
         close(fd);
@@ -137,8 +137,8 @@ void shm_client_ready(struct ferry_tp *tp, struct shm_client *client)
             return;
         }
         if (!shm_client_feed(tp, client, &msg, len, fd)) {
-            SHM_LOG(tp->host, FERRY_LOG_WARN, "process %d does not keep to the protocol",
-                    (int)client->pid);
+            FT_LOG(tp->host, FERRY_LOG_WARN, "process %d does not keep to the protocol",
+                   (int)client->pid);
             expel(tp, client);
         }
     }
@@ -176,7 +176,7 @@ static bool hello(struct ferry_tp *tp, struct shm_client *client, const struct s
     } else {
         client->page = make_page(&fd);
         if (!client->page) {
-            SHM_LOG(tp->host, FERRY_LOG_ERROR, "no shared page: %s", strerror(errno));
+            FT_LOG(tp->host, FERRY_LOG_ERROR, "no shared page: %s", strerror(errno));
             reply.status = FERRY_ENOMEM;
         }
     }
@@ -359,10 +359,10 @@ void shm_revoke(struct ferry_tp *tp, struct ferry_mr *mr)
         after = client->id;
         pthread_mutex_unlock(&tp->lock);
         if (!shm_page_quiet(client->page, &client->gone, 1000)) {
-            SHM_LOG(tp->host, FERRY_LOG_WARN,
-                    "process %d is in the middle of a copy to or from %p (is it stopped?): "
-                    "unregistering waits for it",
-                    (int)client->pid, (void *)mr->addr);
+            FT_LOG(tp->host, FERRY_LOG_WARN,
+                   "process %d is in the middle of a copy to or from %p (is it stopped?): "
+                   "unregistering waits for it",
+                   (int)client->pid, (void *)mr->addr);
             shm_page_quiet(client->page, &client->gone, UINT32_MAX);
         }
         pthread_mutex_lock(&tp->lock);

@@ -20,14 +20,11 @@
 #include "shm.h"
 
 /* The core tells it to who named this transport; who did not is served by another. */
-#define REFUSE(peer, ...) SHM_LOG((peer)->tp->host, FERRY_LOG_INFO, __VA_ARGS__)
+#define REFUSE(peer, ...) FT_LOG((peer)->tp->host, FERRY_LOG_INFO, __VA_ARGS__)
 
 static uint64_t now_ms(void)
 {
-    struct timespec ts;
-
-    clock_gettime(CLOCK_MONOTONIC, &ts);
-    return (uint64_t)ts.tv_sec * 1000 + (uint64_t)ts.tv_nsec / 1000000;
+    return ft_now_ns() / 1000000;
 }
 
 bool shm_page_quiet(struct shm_page *page, const atomic_bool *gone, uint32_t timeout_ms)
@@ -308,13 +305,13 @@ static bool grant(struct ferry_tp *tp, struct shm_conn *conn, const struct shm_m
     rmem->slot = msg->slot;
     rmem->map = NULL;
     if (tp->config.mode != SHM_MODE_CMA && fd >= 0 && !map_region(rmem, msg, fd))
-        SHM_LOG(tp->host, FERRY_LOG_DEBUG, "peer %s: its memory at 0x%llx cannot be mapped",
-                peer->name, (unsigned long long)msg->addr);
+        FT_LOG(tp->host, FERRY_LOG_DEBUG, "peer %s: its memory at 0x%llx cannot be mapped",
+               peer->name, (unsigned long long)msg->addr);
     if (!rmem->map && tp->config.mode == SHM_MODE_MAP) {
-        SHM_LOG(tp->host, FERRY_LOG_WARN,
-                "peer %s: its memory at 0x%llx is not from ferry_memory_alloc and \"mode\" is "
-                "\"map\"",
-                peer->name, (unsigned long long)msg->addr);
+        FT_LOG(tp->host, FERRY_LOG_WARN,
+               "peer %s: its memory at 0x%llx is not from ferry_memory_alloc and \"mode\" is "
+               "\"map\"",
+               peer->name, (unsigned long long)msg->addr);
         shm_let_go(conn, msg->slot);
         rmem->refused = FERRY_EACCESS;
         atomic_store(&rmem->state, SHM_REFUSED);
@@ -371,8 +368,8 @@ void shm_conn_ready(struct ferry_tp *tp, struct shm_conn *conn)
 
     while ((rc = shm_recv(conn->fd, &msg, &len, &fd)) > 0) {
         if (!shm_conn_feed(tp, conn, &msg, len, fd)) {
-            SHM_LOG(tp->host, FERRY_LOG_WARN, "peer %s does not keep to the protocol",
-                    conn->peer->name);
+            FT_LOG(tp->host, FERRY_LOG_WARN, "peer %s does not keep to the protocol",
+                   conn->peer->name);
             rc = -1;
             break;
         }

@@ -42,14 +42,6 @@ struct shm_helpers {
     struct helper helper[];
 };
 
-static uint64_t now_ns(void)
-{
-    struct timespec ts;
-
-    clock_gettime(CLOCK_MONOTONIC, &ts);
-    return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
-}
-
 static void relax(void)
 {
 #if defined(__x86_64__)
@@ -99,7 +91,7 @@ static void wake(struct helper *helper)
 static void *helper_main(void *arg)
 {
     struct helper *helper = arg;
-    uint64_t since = now_ns();
+    uint64_t since = ft_now_ns();
 
     pthread_setname_np(pthread_self(), "ferry-shm-copy");
     while (!atomic_load_explicit(&helper->all->stop, memory_order_relaxed)) {
@@ -109,12 +101,12 @@ static void *helper_main(void *arg)
             run(&helper->piece);
             atomic_store_explicit(&helper->state, DONE,
                                   memory_order_release); /* pairs with collect */
-            since = now_ns();
-        } else if (now_ns() - since < SPIN_NS) {
+            since = ft_now_ns();
+        } else if (ft_now_ns() - since < SPIN_NS) {
             relax();
         } else {
             sleep_until_posted(helper);
-            since = now_ns();
+            since = ft_now_ns();
         }
     }
     return NULL;
@@ -255,7 +247,7 @@ void shm_copy_together(struct shm_helpers *helpers, struct shm_piece *piece)
         run(piece);
         return;
     }
-    now = now_ns();
+    now = ft_now_ns();
     if (now >= atomic_load_explicit(&helpers->next_look_ns, memory_order_relaxed))
         look(helpers, now);
     want = atomic_load_explicit(&helpers->idle, memory_order_relaxed);

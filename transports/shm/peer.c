@@ -77,22 +77,22 @@ static ferry_status within_reach(const struct ferry_tp *tp, const struct ferry_p
     const struct shm_ident *own = &tp->ident, *its = &peer->ident;
 
     if (strcmp(own->boot, its->boot) != 0) {
-        SHM_LOG(tp->host, FERRY_LOG_INFO,
-                "peer %s is on another host: boot id %s there, %s here", peer->name, its->boot,
-                own->boot);
+        FT_LOG(tp->host, FERRY_LOG_INFO,
+               "peer %s is on another host: boot id %s there, %s here", peer->name, its->boot,
+               own->boot);
         return FERRY_EUNREACH;
     }
     if (own->uid != its->uid) {
-        SHM_LOG(tp->host, FERRY_LOG_INFO,
-                "peer %s runs as user %u, this process as user %u: shm is for one user",
-                peer->name, (unsigned)its->uid, (unsigned)own->uid);
+        FT_LOG(tp->host, FERRY_LOG_INFO,
+               "peer %s runs as user %u, this process as user %u: shm is for one user",
+               peer->name, (unsigned)its->uid, (unsigned)own->uid);
         return FERRY_EUNREACH;
     }
     if (own->pidns != its->pidns) {
-        SHM_LOG(tp->host, FERRY_LOG_INFO,
-                "peer %s is in another pid namespace (%" PRIu64 " there, %" PRIu64
-                " here): containers have to share one",
-                peer->name, its->pidns, own->pidns);
+        FT_LOG(tp->host, FERRY_LOG_INFO,
+               "peer %s is in another pid namespace (%" PRIu64 " there, %" PRIu64
+               " here): containers have to share one",
+               peer->name, its->pidns, own->pidns);
         return FERRY_EUNREACH;
     }
     return FERRY_OK;
@@ -109,8 +109,8 @@ ferry_status shm_peer_open(struct ferry_tp *tp, const char *peer_name,
     peer->tp = tp;
     snprintf(peer->name, sizeof(peer->name), "%s", peer_name);
     if (!read_attrs(attrs, peer)) {
-        SHM_LOG(tp->host, FERRY_LOG_ERROR, "peer %s: its shm_ attributes are not complete",
-                peer_name);
+        FT_LOG(tp->host, FERRY_LOG_ERROR, "peer %s: its shm_ attributes are not complete",
+               peer_name);
         status = FERRY_EINVAL;
     } else {
         status = within_reach(tp, peer);

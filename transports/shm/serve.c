@@ -105,8 +105,8 @@ static ferry_status listen_at(struct ferry_tp *tp)
         bind(tp->listen_fd, (void *)&addr,
              (socklen_t)(offsetof(struct sockaddr_un, sun_path) + 1 + len)) ||
         listen(tp->listen_fd, 128)) {
-        SHM_LOG(tp->host, FERRY_LOG_ERROR, "cannot listen at UNIX socket @%s: %s", tp->sock,
-                strerror(errno));
+        FT_LOG(tp->host, FERRY_LOG_ERROR, "cannot listen at UNIX socket @%s: %s", tp->sock,
+               strerror(errno));
         return FERRY_EDEVICE;
     }
     return FERRY_OK;
@@ -134,12 +134,12 @@ ferry_status shm_serve_start(struct ferry_tp *tp)
         tp->stop_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
         if (tp->epoll_fd < 0 || tp->stop_fd < 0 || !shm_watch(tp, tp->listen_fd, ID_LISTEN) ||
             !shm_watch(tp, tp->stop_fd, ID_STOP)) {
-            SHM_LOG(tp->host, FERRY_LOG_ERROR, "no descriptors: %s", strerror(errno));
+            FT_LOG(tp->host, FERRY_LOG_ERROR, "no descriptors: %s", strerror(errno));
             status = FERRY_ENOMEM;
         }
     }
     if (!status && start_thread(tp)) {
-        SHM_LOG(tp->host, FERRY_LOG_ERROR, "cannot start a thread");
+        FT_LOG(tp->host, FERRY_LOG_ERROR, "cannot start a thread");
         status = FERRY_ENOMEM;
     }
     if (status) {

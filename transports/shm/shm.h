@@ -7,7 +7,7 @@
 #include <stdbool.h>
 #include <sys/types.h>
 
-#include "ferry/transport_plugin.h"
+#include "../common/plug.h"
 #include "wire.h"
 
 #define SHM_MAX_DEPTH    65536u
@@ -186,12 +186,6 @@ struct ferry_tp {
     struct ferry_peer *peers;
     struct ferry_queue *queues[SHM_MAX_QUEUES];
 };
-
-#define SHM_LOG(host, level, ...)                                                              \
-    do {                                                                                       \
-        if ((int)(level) <= __atomic_load_n((host)->log_level, __ATOMIC_RELAXED))              \
-            (host)->log((host), (level), __FILE__, __LINE__, __VA_ARGS__);                     \
-    } while (0)
 
 /* config.c */
 ferry_status shm_config_parse(const struct ferry_host *host, const struct ferry_kvs *kvs,

@@ -22,7 +22,7 @@ ferry_status shm_probe(const struct ferry_host *host)
 
     if (shm_ident_self(&ident))
         return FERRY_OK;
-    SHM_LOG(host, FERRY_LOG_INFO, "/proc does not tell who this process is");
+    FT_LOG(host, FERRY_LOG_INFO, "/proc does not tell who this process is");
     return FERRY_EDEVICE;
 }
 
@@ -189,8 +189,8 @@ static struct ferry_mr *make_mr(struct ferry_tp *tp, const struct ferry_mem_desc
         mr->fd = fcntl(d->memfd, F_DUPFD_CLOEXEC, 3);
         mr->fd_off = d->memfd_off;
         if (mr->fd < 0)
-            SHM_LOG(tp->host, FERRY_LOG_WARN, "%p: no descriptor for its memory: %s", d->addr,
-                    strerror(errno));
+            FT_LOG(tp->host, FERRY_LOG_WARN, "%p: no descriptor for its memory: %s", d->addr,
+                   strerror(errno));
     }
     return mr;
 }

@@ -26,7 +26,7 @@ struct conn *conn_new(struct ferry_queue *q, struct ferry_peer *peer,
     c->dialect = peer->dialect;
     c->addr = *addr;
     c->fd = -1;
-    c->last_io_ns = tcp_now_ns();
+    c->last_io_ns = ft_now_ns();
     c->next = q->conns;
     q->conns = c;
     return c;
@@ -170,8 +170,8 @@ static void complete(struct conn *c, uint64_t now)
 
 static void protocol_error(struct conn *c, const char *what)
 {
-    TCP_LOG(c->queue->tp->host, FERRY_LOG_WARN, "tcp: peer %s broke the protocol: %s",
-            c->peer->name, what);
+    FT_LOG(c->queue->tp->host, FERRY_LOG_WARN, "tcp: peer %s broke the protocol: %s",
+           c->peer->name, what);
     conn_close_fd(c, true);
     conn_down(c, FERRY_ECONNRESET, EPROTO);
 }

@@ -84,7 +84,7 @@ void conn_error(struct conn *c, int err)
     c->tx = NULL;
     c->revive = false;
     c->state = CONN_GRACE;
-    c->deadline_ns = tcp_now_ns() + TIMEOUT_GRACE_NS;
+    c->deadline_ns = ft_now_ns() + TIMEOUT_GRACE_NS;
     c->queue->n_closing++;
     conn_activate(c);
     queue_timer(c->queue);
@@ -203,7 +203,7 @@ static bool wait_some(struct conn *list, uint64_t until)
     struct pollfd p[WAIT_CHUNK];
     struct conn *of[WAIT_CHUNK];
     char discard[DISCARD_LEN];
-    uint64_t now = tcp_now_ns();
+    uint64_t now = ft_now_ns();
     nfds_t n = 0;
 
     for (struct conn *c = list; c != NULL && n < WAIT_CHUNK; c = c->next)
@@ -230,7 +230,7 @@ static bool wait_some(struct conn *list, uint64_t until)
 
 void conns_quiet_wait(struct conn *list)
 {
-    uint64_t until = tcp_now_ns() + EOF_WAIT_NS, grace = 0;
+    uint64_t until = ft_now_ns() + EOF_WAIT_NS, grace = 0;
 
     for (struct conn *c = list; c != NULL; c = c->next) {
         if (c->state == CONN_OPEN && c->fd >= 0 && writes_out(c)) {
@@ -247,8 +247,8 @@ void conns_quiet_wait(struct conn *list)
     for (struct conn *c = list; c != NULL; c = c->next)
         if (c->fd >= 0) {
             conn_close_fd(c, true);
-            grace = tcp_now_ns() + RESET_GRACE_NS;
+            grace = ft_now_ns() + RESET_GRACE_NS;
         }
-    for (uint64_t now = tcp_now_ns(); now < grace; now = tcp_now_ns())
+    for (uint64_t now = ft_now_ns(); now < grace; now = ft_now_ns())
         nanosleep(&(struct timespec){.tv_nsec = (long)(grace - now)}, NULL);
 }

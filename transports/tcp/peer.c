@@ -86,11 +86,10 @@ ferry_status tcp_peer_open(struct ferry_tp *tp, const char *peer_name,
         (!attr_text(attrs, "tcp_host", peer->host, sizeof peer->host) &&
          !attr_text(attrs, "core.rpc_host", peer->host, sizeof peer->host) &&
          !host_of_name(peer_name, peer->host, sizeof peer->host))) {
-        TCP_LOG(
-            tp->host, FERRY_LOG_ERROR,
-            "tcp: peer %s publishes no usable address: tcp_data_port is missing or the name "
-            "has no host",
-            peer_name);
+        FT_LOG(tp->host, FERRY_LOG_ERROR,
+               "tcp: peer %s publishes no usable address: tcp_data_port is missing or the name "
+               "has no host",
+               peer_name);
         free(peer);
         return FERRY_EINVAL;
     }
@@ -136,9 +135,9 @@ ferry_status welcome_status(const struct ferry_peer *peer, const struct wire_wel
     if (w->status == WIRE_WELCOME_OK && w->version == WIRE_VERSION &&
         w->max_desc >= WIRE_MAX_DESC && w->max_payload >= FRAME_BYTES)
         return FERRY_OK;
-    TCP_LOG(peer->tp->host, FERRY_LOG_ERROR,
-            "tcp: peer %s speaks version %u of the data protocol (status %u), here is %u",
-            peer->name, w->version, w->status, WIRE_VERSION);
+    FT_LOG(peer->tp->host, FERRY_LOG_ERROR,
+           "tcp: peer %s speaks version %u of the data protocol (status %u), here is %u",
+           peer->name, w->version, w->status, WIRE_VERSION);
     return FERRY_ENOTSUP;
 }
 
@@ -159,8 +158,8 @@ static ferry_status greet(struct ferry_peer *peer, int fd, uint64_t deadline_ns)
     if (status != FERRY_OK)
         return status;
     if (!wire_get_welcome(buf, &w)) {
-        TCP_LOG(host, FERRY_LOG_INFO, "tcp: another program answers at %s (%s port %u)",
-                peer->name, peer->host, peer->port);
+        FT_LOG(host, FERRY_LOG_INFO, "tcp: another program answers at %s (%s port %u)",
+               peer->name, peer->host, peer->port);
         return FERRY_ESTALE;
     }
     status = exact(fd, buf, w.len - WIRE_WELCOME_LEN, false, deadline_ns);
@@ -212,7 +211,7 @@ static bool attached(struct ferry_peer *peer, struct ferry_queue *q)
 {
     struct conn *c = peer->conns[q->index];
 
-    if (c != NULL && conn_alive(c, tcp_now_ns()))
+    if (c != NULL && conn_alive(c, ft_now_ns()))
         return true;
     for (; c != NULL; c = c->lane_next)
         c->replaced = true;
@@ -225,7 +224,7 @@ ferry_status tcp_peer_attach(struct ferry_peer *peer, struct ferry_queue *q,
                              uint32_t timeout_ms)
 {
     struct ferry_tp *tp = peer->tp;
-    uint64_t deadline_ns = tcp_now_ns() + timeout_ms * NS_PER_MS;
+    uint64_t deadline_ns = ft_now_ns() + timeout_ms * NS_PER_MS;
     struct tcp_addr addr;
     ferry_status status;
     bool there;
@@ -245,8 +244,8 @@ ferry_status tcp_peer_attach(struct ferry_peer *peer, struct ferry_queue *q,
             close(fd);
     }
     if (status != FERRY_OK) {
-        TCP_LOG(tp->host, FERRY_LOG_DEBUG, "tcp: no connection to peer %s (%s port %u)",
-                peer->name, peer->host, peer->port);
+        FT_LOG(tp->host, FERRY_LOG_DEBUG, "tcp: no connection to peer %s (%s port %u)",
+               peer->name, peer->host, peer->port);
         return status;
     }
     pthread_mutex_lock(&q->lock);

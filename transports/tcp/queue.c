@@ -195,7 +195,7 @@ static void watch(struct conn *c, bool out)
 static ferry_status submit(struct ferry_queue *q, const struct ferry_list *list,
                            uint32_t *accepted_out)
 {
-    uint64_t now = tcp_now_ns();
+    uint64_t now = ft_now_ns();
     struct conn *first = list->peer->conns[q->index];
     uint32_t at = 0;
     ferry_status status = FERRY_OK;
@@ -287,7 +287,7 @@ static void sweep(struct ferry_queue *q, uint64_t now)
 
 static void progress(struct ferry_queue *q)
 {
-    uint64_t now = tcp_now_ns();
+    uint64_t now = ft_now_ns();
     struct conn *next;
     bool many = q->n_active > DIRECT_CONNS;
 
@@ -344,7 +344,7 @@ int32_t tcp_poll(struct ferry_queue *q, struct ferry_comp *comp, uint32_t max)
 
 ferry_status tcp_cancel(struct ferry_queue *q, uint64_t cookie)
 {
-    uint64_t now = tcp_now_ns();
+    uint64_t now = ft_now_ns();
     struct conn *next;
 
     pthread_mutex_lock(&q->lock);

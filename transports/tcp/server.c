@@ -139,7 +139,7 @@ static void conn_begin(struct tcp_thread *th, int fd)
     *c = (struct server_conn){.source = {.fd = fd}};
     if (th->reactor->ops->add(th->reactor, &c->source) != 0)
         goto err_free;
-    target_init(&c->target, &th->env, fd, tcp_now_ns());
+    target_init(&c->target, &th->env, fd, ft_now_ns());
     c->next = th->conns;
     c->at = &th->conns;
     if (c->next != NULL)
@@ -217,7 +217,7 @@ static void hand_out(struct tcp_thread *th, int fd)
     if (!ok)
         tcp_reset(fd);
     else if (write(to->wake.fd, &one, sizeof one) < 0)
-        TCP_LOG(server->tp->host, FERRY_LOG_DEBUG, "tcp: a wake-up was not taken");
+        FT_LOG(server->tp->host, FERRY_LOG_DEBUG, "tcp: a wake-up was not taken");
 }
 
 static void accept_some(struct tcp_thread *th)
@@ -232,9 +232,9 @@ static void accept_some(struct tcp_thread *th)
         if (errno == EINTR || errno == ECONNABORTED)
             continue;
         if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM) {
-            TCP_LOG(th->server->tp->host, FERRY_LOG_WARN, "tcp: cannot accept a connection: %s",
-                    strerror(errno));
-            th->accept_ns = tcp_now_ns() + ACCEPT_WAIT_NS;
+            FT_LOG(th->server->tp->host, FERRY_LOG_WARN, "tcp: cannot accept a connection: %s",
+                   strerror(errno));
+            th->accept_ns = ft_now_ns() + ACCEPT_WAIT_NS;
         }
         break;
     }
@@ -272,7 +272,7 @@ static void look(struct tcp_thread *th, int64_t timeout_ns)
             struct server_conn *c = (void *)ready[i];
 
             if (now == 0)
-                now = tcp_now_ns();
+                now = ft_now_ns();
             c->target.progress_ns = now; /* it is active from now on */
             activate(th, c);
         }
@@ -288,14 +288,14 @@ static void turn(struct tcp_thread *th, bool spin)
     for (struct server_conn *c = th->active; c != NULL; c = next) {
         next = c->active_next;
         if (conn_run(th, c) == CONN_WAITS &&
-            (!spin || tcp_now_ns() - c->target.progress_ns > spin_ns))
+            (!spin || ft_now_ns() - c->target.progress_ns > spin_ns))
             conn_pause(th, c);
     }
 }
 
 static void timers(struct tcp_thread *th)
 {
-    uint64_t now = tcp_now_ns();
+    uint64_t now = ft_now_ns();
     struct server_conn *next;
 
     if (th->accept_ns != 0 && now >= th->accept_ns) {
@@ -311,7 +311,7 @@ static void timers(struct tcp_thread *th)
 
 static int64_t sleep_ns(const struct tcp_thread *th)
 {
-    uint64_t now = tcp_now_ns(), first = th->accept_ns;
+    uint64_t now = ft_now_ns(), first = th->accept_ns;
 
     for (const struct server_conn *c = th->conns; c != NULL && th->n_draining > 0; c = c->next)
         if (c->draining && (first == 0 || c->target.drain_ns < first))
@@ -363,10 +363,10 @@ static int reactor_open(struct tcp_thread *th)
         if (rc == 0)
             return 0;
         if (th->index == 0)
-            TCP_LOG(tp->host,
-                    tp->config.engine == TCP_ENGINE_AUTO ? FERRY_LOG_INFO : FERRY_LOG_ERROR,
-                    "tcp: no io_uring here (%s)%s", strerror(-rc),
-                    tp->config.engine == TCP_ENGINE_AUTO ? ", epoll serves" : "");
+            FT_LOG(tp->host,
+                   tp->config.engine == TCP_ENGINE_AUTO ? FERRY_LOG_INFO : FERRY_LOG_ERROR,
+                   "tcp: no io_uring here (%s)%s", strerror(-rc),
+                   tp->config.engine == TCP_ENGINE_AUTO ? ", epoll serves" : "");
         if (tp->config.engine == TCP_ENGINE_IO_URING)
             return rc;
     }
@@ -406,7 +406,7 @@ static void *thread_main(void *arg)
     ferry_status status = thread_init(th);
 
     if (status == FERRY_OK && th->index == 0)
-        TCP_LOG(server->tp->host, FERRY_LOG_DEBUG, "tcp: served by %s", th->reactor->ops->name);
+        FT_LOG(server->tp->host, FERRY_LOG_DEBUG, "tcp: served by %s", th->reactor->ops->name);
     pthread_mutex_lock(&server->start_lock);
     server->n_started++;
     if (status != FERRY_OK)
@@ -488,8 +488,8 @@ ferry_status tcp_server_open(struct ferry_tp *tp, struct tcp_server **server_out
         return status;
     }
     tcp_sock_options(&tp->config, server->listen_fd, congestion);
-    TCP_LOG(tp->host, FERRY_LOG_INFO, "tcp: port %u, %u thread%s, congestion control %s",
-            server->port, n, n == 1 ? "" : "s", congestion);
+    FT_LOG(tp->host, FERRY_LOG_INFO, "tcp: port %u, %u thread%s, congestion control %s",
+           server->port, n, n == 1 ? "" : "s", congestion);
     *server_out = server;
     return FERRY_OK;
 }

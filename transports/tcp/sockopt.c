@@ -127,7 +127,7 @@ ferry_status tcp_listen(const struct ferry_host *host, const struct tcp_config *
                         int *fd_out, uint16_t *port_out)
 {
     const uint32_t ports[] = {config->port != 0 ? config->port : config->port_hint, 0};
-    uint64_t deadline_ns = tcp_now_ns() + PORT_WAIT_NS;
+    uint64_t deadline_ns = ft_now_ns() + PORT_WAIT_NS;
     struct sockaddr_storage ss;
     socklen_t len = sizeof ss;
     int fd = -1, err = 0;
@@ -139,11 +139,11 @@ ferry_status tcp_listen(const struct ferry_host *host, const struct tcp_config *
             usleep(PORT_AGAIN_US);
         fd = listen_at_one(config, ports, config->port != 0 ? 1 : 2);
         err = errno;
-    } while (fd < 0 && config->port != 0 && err == EADDRINUSE && tcp_now_ns() < deadline_ns);
+    } while (fd < 0 && config->port != 0 && err == EADDRINUSE && ft_now_ns() < deadline_ns);
     if (fd < 0) {
-        TCP_LOG(host, FERRY_LOG_ERROR, "tcp: cannot listen on %s port %u: %s",
-                config->bind[0] != '\0' ? config->bind : "every address", config->port,
-                strerror(err));
+        FT_LOG(host, FERRY_LOG_ERROR, "tcp: cannot listen on %s port %u: %s",
+               config->bind[0] != '\0' ? config->bind : "every address", config->port,
+               strerror(err));
         return FERRY_EDEVICE;
     }
     if (getsockname(fd, (struct sockaddr *)&ss, &len) != 0) {
@@ -159,13 +159,13 @@ ferry_status tcp_wait_fd(int fd, short events, uint64_t deadline_ns)
 {
     for (;;) {
         struct pollfd p = {.fd = fd, .events = events};
-        uint64_t now = tcp_now_ns();
+        uint64_t now = ft_now_ns();
         uint64_t ms = deadline_ns > now ? (deadline_ns - now + NS_PER_MS - 1) / NS_PER_MS : 0;
         int rc = poll(&p, 1, ms > 1000000 ? 1000000 : (int)ms);
 
         if (rc > 0)
             return FERRY_OK;
-        if (rc == 0 && tcp_now_ns() >= deadline_ns)
+        if (rc == 0 && ft_now_ns() >= deadline_ns)
             return FERRY_ETIMEDOUT;
         if (rc < 0 && errno != EINTR)
             return FERRY_EIO;
@@ -217,7 +217,7 @@ ferry_status tcp_connect(const struct tcp_config *config, const char *host, uint
 {
     struct addrinfo hints = {.ai_family = AF_UNSPEC, .ai_socktype = SOCK_STREAM};
     struct addrinfo *list;
-    uint64_t give_up_ns = tcp_now_ns() + retry_ns;
+    uint64_t give_up_ns = ft_now_ns() + retry_ns;
     char service[8];
     int err, fd = -1;
 
@@ -227,7 +227,7 @@ ferry_status tcp_connect(const struct tcp_config *config, const char *host, uint
     for (;;) {
         err = EADDRNOTAVAIL;
         for (struct addrinfo *ai = list; ai != NULL; ai = ai->ai_next) {
-            uint64_t now = tcp_now_ns(), until = deadline_ns;
+            uint64_t now = ft_now_ns(), until = deadline_ns;
             struct tcp_addr addr = {.len = ai->ai_addrlen};
 
             /* The later addresses of a name are to have a share of the time. */
@@ -240,7 +240,7 @@ ferry_status tcp_connect(const struct tcp_config *config, const char *host, uint
                 break;
             }
         }
-        if (err != ECONNREFUSED || tcp_now_ns() + REFUSED_WAIT_MS * NS_PER_MS > give_up_ns)
+        if (err != ECONNREFUSED || ft_now_ns() + REFUSED_WAIT_MS * NS_PER_MS > give_up_ns)
             break;
         nanosleep(&(struct timespec){.tv_nsec = REFUSED_WAIT_MS * 1000000L}, NULL);
     }

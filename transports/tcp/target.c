@@ -125,7 +125,7 @@ static bool was_reset(const struct target *t, uint64_t now)
 enum target_run target_recv(struct target *t, struct iovec *v, size_t n, size_t *n_out)
 {
     struct msghdr m = {.msg_iov = v, .msg_iovlen = n};
-    uint64_t now = tcp_now_ns();
+    uint64_t now = ft_now_ns();
     ssize_t r;
 
     if (was_reset(t, now))
@@ -195,7 +195,7 @@ enum target_run target_refuse(struct target *t)
 {
     t->refused = true;
     t->state = TARGET_S_DRAIN;
-    t->drain_ns = tcp_now_ns() + TARGET_DRAIN_NS;
+    t->drain_ns = ft_now_ns() + TARGET_DRAIN_NS;
     return TARGET_AGAIN;
 }
 
@@ -207,7 +207,7 @@ static enum target_run drain(struct target *t)
     size_t n;
 
     if (run != TARGET_DONE)
-        return run == TARGET_WRITE && tcp_now_ns() >= t->drain_ns ? TARGET_RESET : run;
+        return run == TARGET_WRITE && ft_now_ns() >= t->drain_ns ? TARGET_RESET : run;
     if (t->refused) {
         t->refused = false;
         (void)shutdown(t->fd, SHUT_WR);
@@ -215,7 +215,7 @@ static enum target_run drain(struct target *t)
     t->w->pos = t->w->have = 0;
     for (int turn = 0; turn < DRAIN_TURNS; turn++) {
         run = target_recv(t, &v, 1, &n);
-        if (t->eof || tcp_now_ns() >= t->drain_ns)
+        if (t->eof || ft_now_ns() >= t->drain_ns)
             return TARGET_CLOSE;
         if (run != TARGET_DONE)
             return run == TARGET_READ ? TARGET_DRAIN : run;

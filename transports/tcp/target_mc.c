@@ -28,7 +28,7 @@ static enum target_run refuse(struct target *t, bool v2)
 {
     struct work *w = t->w;
 
-    TCP_LOG(t->env->host, FERRY_LOG_DEBUG, "tcp: a request outside of registered memory");
+    FT_LOG(t->env->host, FERRY_LOG_DEBUG, "tcp: a request outside of registered memory");
     move_end(t);
     if (!v2) {
         enum target_run run = target_flush(t);

@@ -355,7 +355,7 @@ enum target_run move_out(struct target *t)
                 return TARGET_RESET;
             return errno == EAGAIN || errno == EWOULDBLOCK ? TARGET_WRITE : TARGET_CLOSE;
         }
-        t->progress_ns = tcp_now_ns();
+        t->progress_ns = ft_now_ns();
         if ((size_t)r < out) {
             w->out_pos += (uint32_t)r;
             continue;

@@ -9,7 +9,7 @@
 #include <sys/socket.h>
 #include <time.h>
 
-#include "ferry/transport_plugin.h"
+#include "../common/plug.h"
 
 #define TCP_MAX_QUEUES     64u
 #define TCP_MAX_THREADS    64u
@@ -18,12 +18,6 @@
 #define NS_PER_US 1000ull
 #define NS_PER_MS 1000000ull
 #define NS_PER_S  1000000000ull
-
-#define TCP_LOG(host_, level_, ...)                                                            \
-    do {                                                                                       \
-        if (__atomic_load_n((host_)->log_level, __ATOMIC_RELAXED) >= (int)(level_))            \
-            (host_)->log((host_), (level_), __FILE__, __LINE__, __VA_ARGS__);                  \
-    } while (0)
 
 enum tcp_engine { TCP_ENGINE_AUTO, TCP_ENGINE_IO_URING, TCP_ENGINE_EPOLL };
 /* The first two as the configuration names them. */
@@ -69,14 +63,6 @@ struct tcp_addr {
     struct sockaddr_storage ss;
     socklen_t len;
 };
-
-static inline uint64_t tcp_now_ns(void)
-{
-    struct timespec t;
-
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (uint64_t)t.tv_sec * NS_PER_S + (uint64_t)t.tv_nsec;
-}
 
 /* --- config.c --- */
 ferry_status tcp_config_parse(const struct ferry_host *host, const struct ferry_kvs *kvs,

@@ -1,0 +1,47 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#ifndef FT_PLUG_H
+#define FT_PLUG_H
+
+/*
+ * What every transport needs and the ABI does not give: log lines, the clock, a name for itself
+ * that no other has. Compiled into each; no state.
+ */
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <sys/random.h>
+#include <time.h>
+
+#include "ferry/transport_plugin.h"
+
+#define FT_LOG(host_, level_, ...)                                                             \
+    do {                                                                                       \
+        if ((int)(level_) <= __atomic_load_n((host_)->log_level, __ATOMIC_RELAXED))            \
+            (host_)->log((host_), (level_), __FILE__, __LINE__, __VA_ARGS__);                  \
+    } while (0)
+
+/* Monotonic. */
+static inline uint64_t ft_now_ns(void)
+{
+    struct timespec ts;
+
+    clock_gettime(CLOCK_MONOTONIC, &ts);
+    return (uint64_t)ts.tv_sec * UINT64_C(1000000000) + (uint64_t)ts.tv_nsec;
+}
+
+#define FT_INSTANCE_MAX 33u /* bytes, with the NUL */
+
+/* 128 random bits in hexadecimal; false: the kernel gave none, see errno. */
+static inline bool ft_instance(char out[FT_INSTANCE_MAX])
+{
+    uint8_t raw[16];
+
+    if (getrandom(raw, sizeof(raw), 0) != (ssize_t)sizeof(raw))
+        return false;
+    for (size_t i = 0; i < sizeof(raw); i++)
+        snprintf(out + i * 2, 3, "%02x", raw[i]);
+    return true;
+}
+
+#endif /* FT_PLUG_H */
