@@ -10,6 +10,7 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
+#include <string.h>
 #include <sys/random.h>
 #include <time.h>
 
@@ -28,6 +29,23 @@ static inline uint64_t ft_now_ns(void)
 
     clock_gettime(CLOCK_MONOTONIC, &ts);
     return (uint64_t)ts.tv_sec * UINT64_C(1000000000) + (uint64_t)ts.tv_nsec;
+}
+
+/*
+ * Hands out a struct of the ABI, whose first member is its size: as much of `own` as both sides
+ * know, and how much that is. FERRY_EINVAL: there is no room even for the size.
+ */
+static inline ferry_status ft_give(void *to, const void *own, uint32_t own_len)
+{
+    uint32_t room, len;
+
+    memcpy(&room, to, sizeof(room));
+    len = room < own_len ? room : own_len;
+    if (len < sizeof(len))
+        return FERRY_EINVAL;
+    memcpy(to, own, len);
+    memcpy(to, &len, sizeof(len));
+    return FERRY_OK;
 }
 
 #define FT_INSTANCE_MAX 33u /* bytes, with the NUL */

@@ -112,9 +112,7 @@ ferry_status fab_query(struct ferry_tp *tp, struct ferry_tp_caps *caps)
         own.flags |= FERRY_CAP_MANUAL;
     for (uint32_t d = 0; d < tp->n_devices; d++)
         own.bandwidth_Bps += tp->device[d].bandwidth_Bps;
-    own.size = caps->size < sizeof(own) ? caps->size : sizeof(own);
-    memcpy(caps, &own, own.size);
-    return FERRY_OK;
+    return ft_give(caps, &own, sizeof(own));
 }
 
 ferry_status fab_device_info(struct ferry_tp *tp, uint32_t index, struct ferry_device *dev)
@@ -126,9 +124,7 @@ ferry_status fab_device_info(struct ferry_tp *tp, uint32_t index, struct ferry_d
     own.bandwidth_Bps = tp->device[index].bandwidth_Bps;
     strcpy(own.name, tp->device[index].name);
     strcpy(own.pci, tp->device[index].pci);
-    own.size = dev->size < sizeof(own) ? dev->size : sizeof(own);
-    memcpy(dev, &own, own.size);
-    return FERRY_OK;
+    return ft_give(dev, &own, sizeof(own));
 }
 
 ferry_status fab_put_json(struct ferry_kv_sink *out, char *text)

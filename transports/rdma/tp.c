@@ -265,9 +265,7 @@ ferry_status rdma_query(struct ferry_tp *tp, struct ferry_tp_caps *caps)
     own.local_mem = own.remote_mem = mem;
     for (uint32_t d = 0; d < tp->n_devices; d++)
         own.bandwidth_Bps += tp->device[d].bandwidth_Bps;
-    own.size = caps->size < sizeof(own) ? caps->size : sizeof(own);
-    memcpy(caps, &own, own.size);
-    return FERRY_OK;
+    return ft_give(caps, &own, sizeof(own));
 }
 
 ferry_status rdma_device_info(struct ferry_tp *tp, uint32_t index, struct ferry_device *dev)
@@ -281,9 +279,7 @@ ferry_status rdma_device_info(struct ferry_tp *tp, uint32_t index, struct ferry_
     own.bandwidth_Bps = device->bandwidth_Bps;
     strcpy(own.name, device->name);
     strcpy(own.pci, device->pci);
-    own.size = dev->size < sizeof(own) ? dev->size : sizeof(own);
-    memcpy(dev, &own, own.size);
-    return FERRY_OK;
+    return ft_give(dev, &own, sizeof(own));
 }
 
 static cJSON *devices_json(const struct ferry_tp *tp)

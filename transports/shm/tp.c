@@ -85,18 +85,6 @@ void shm_tp_close(struct ferry_tp *tp)
     free(tp);
 }
 
-/* Copies what the caller has room for; its `size` then says how much that was. */
-static ferry_status give(void *dst, uint32_t room, void *src, uint32_t have)
-{
-    uint32_t n = room < have ? room : have;
-
-    if (n < sizeof(uint32_t))
-        return FERRY_EINVAL;
-    memcpy(src, &n, sizeof(n));
-    memcpy(dst, src, n);
-    return FERRY_OK;
-}
-
 ferry_status shm_query(struct ferry_tp *tp, struct ferry_tp_caps *caps)
 {
     struct ferry_tp_caps have = {
@@ -113,7 +101,7 @@ ferry_status shm_query(struct ferry_tp *tp, struct ferry_tp_caps *caps)
         .bandwidth_Bps = UINT64_C(10) << 30,
     };
 
-    return give(caps, caps->size, &have, sizeof(have));
+    return ft_give(caps, &have, sizeof(have));
 }
 
 ferry_status shm_device(struct ferry_tp *tp, uint32_t index, struct ferry_device *dev)
@@ -121,7 +109,7 @@ ferry_status shm_device(struct ferry_tp *tp, uint32_t index, struct ferry_device
     struct ferry_device have = {
         .numa_node = -1, .bandwidth_Bps = UINT64_C(10) << 30, .name = "shm"};
 
-    return index ? FERRY_EINVAL : give(dev, dev->size, &have, sizeof(have));
+    return index ? FERRY_EINVAL : ft_give(dev, &have, sizeof(have));
 }
 
 static ferry_status put(struct ferry_kv_sink *out, const char *key, const char *text)

@@ -81,20 +81,6 @@ void tcp_close(struct ferry_tp *tp)
     free(tp);
 }
 
-/* Copies as much as both sides know. */
-static ferry_status give(void *to, const void *from, uint32_t from_len)
-{
-    uint32_t room, len;
-
-    memcpy(&room, to, sizeof room);
-    len = room < from_len ? room : from_len;
-    if (len < sizeof len)
-        return FERRY_EINVAL;
-    memcpy(to, from, len);
-    memcpy(to, &len, sizeof len);
-    return FERRY_OK;
-}
-
 ferry_status tcp_query(struct ferry_tp *tp, struct ferry_tp_caps *caps)
 {
     const struct ferry_tp_caps mine = {
@@ -112,7 +98,7 @@ ferry_status tcp_query(struct ferry_tp *tp, struct ferry_tp_caps *caps)
     };
 
     (void)tp;
-    return give(caps, &mine, sizeof mine);
+    return ft_give(caps, &mine, sizeof mine);
 }
 
 ferry_status tcp_device(struct ferry_tp *tp, uint32_t index, struct ferry_device *dev)
@@ -121,7 +107,7 @@ ferry_status tcp_device(struct ferry_tp *tp, uint32_t index, struct ferry_device
         .numa_node = -1, .bandwidth_Bps = BANDWIDTH_BPS, .name = "tcp"};
 
     (void)tp;
-    return index == 0 ? give(dev, &mine, sizeof mine) : FERRY_EINVAL;
+    return index == 0 ? ft_give(dev, &mine, sizeof mine) : FERRY_EINVAL;
 }
 
 static ferry_status put(struct ferry_kv_sink *out, const char *key, const char *val,
