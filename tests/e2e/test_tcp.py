@@ -29,16 +29,19 @@ class Node:
         self.process.write(line + "\n")
         return self.hear(answer, timeout) if answer else None
 
-    def hear(self, answer, timeout=10.0):
+    def hear(self, answer, timeout=10.0, since=None):
+        """The next one; with `since`, the first from there."""
+        start = self.seen if since is None else since
+
         def look():
-            return re.compile(answer, re.M).search(self.process.output(), self.seen)
+            return re.compile(answer, re.M).search(self.process.output(), start)
 
         end = time.monotonic() + timeout
         while not (match := look()):
             check(self.process.alive(), self.process.name, "ended")
             check(time.monotonic() < end, "no", answer)
             time.sleep(0.005)
-        self.seen = match.end()
+        self.seen = max(self.seen, match.end())
         return match.groups()
 
     def know(self, target, address=None):
@@ -55,8 +58,12 @@ class Node:
         self.lists += 1
         return self.lists - 1
 
+    def end_of(self, cookie, timeout=10.0):
+        """Status and milliseconds; it may have ended before what was heard last."""
+        return map(int, self.hear(rf"^done {cookie} (\S+) (\d+)", timeout, since=0))
+
     def ended(self, cookie, want, at_most_ms, timeout=15.0):
-        status, ms = map(int, self.hear(rf"^done {cookie} (\S+) (\d+)", timeout))
+        status, ms = self.end_of(cookie, timeout)
         check(status == want and ms <= at_most_ms, f"list {cookie}: {status} after {ms} ms, not {want}")
         return ms
 
@@ -176,8 +183,8 @@ def cancel_spares_others(lab):
     for first, other in (("write", "write"), ("write", "read"), ("read", "read")):
         lists = [initiator.start(first, 2, LEN), initiator.start(other, 3, LEN)]
         initiator.say(f"cancel {lists[0]}", rf"^cancelled {lists[0]}")
-        for _ in lists:
-            cookie, status = map(int, initiator.hear(r"^done (\d+) (\S+)"))
+        for cookie in lists:
+            status, _ = initiator.end_of(cookie)
             check(status == OK or (cookie == lists[0] and status == ECANCELED), f"list {cookie}: {status}")
         if other == "write":
             check(target.count(3, LEN) == LEN)

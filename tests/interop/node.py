@@ -18,10 +18,10 @@ from mooncake.engine import TransferEngine
 
 class Node:
     def __init__(self):
-        self.engine = TransferEngine()
-        self.pages = self.addr = None
+        self.engine = self.pages = self.addr = None
 
     def open(self, name, server, protocol="tcp", devices=""):
+        self.engine = TransferEngine()  # a new one for each attempt
         result = self.engine.initialize(name, server, protocol, devices)
         return {"result": result, "port": self.engine.get_rpc_port() if result == 0 else 0}
 
