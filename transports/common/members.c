@@ -174,12 +174,9 @@ ferry_status ft_members_read(const struct ferry_host *host, const struct ferry_k
             continue;
         if (!member)
             return refuse_key(host, members, n, kv->key);
-        if (kv->val_len >= sizeof(text) || (kv->val_len && memchr(kv->val, '\0', kv->val_len)))
+        if (!ft_text(kv, text, sizeof(text)))
             return refuse(host, "%s: a text of less than %u bytes is allowed", kv->key,
                           TEXT_MAX);
-        if (kv->val_len)
-            memcpy(text, kv->val, kv->val_len);
-        text[kv->val_len] = '\0';
         if (!read_one(member, text, (char *)config + member->off))
             return refuse_value(host, member, text);
     }

@@ -48,6 +48,17 @@ static inline ferry_status ft_give(void *to, const void *own, uint32_t own_len)
     return FERRY_OK;
 }
 
+/* A value as text, with a NUL; false: it is longer than the room, or no text. */
+static inline bool ft_text(const struct ferry_kv *kv, char *out, size_t room)
+{
+    if (kv->val_len >= room || (kv->val_len && memchr(kv->val, '\0', kv->val_len)))
+        return false;
+    if (kv->val_len)
+        memcpy(out, kv->val, kv->val_len);
+    out[kv->val_len] = '\0';
+    return true;
+}
+
 #define FT_INSTANCE_MAX 33u /* bytes, with the NUL */
 
 /* 128 random bits in hexadecimal; false: the kernel gave none, see errno. */

@@ -21,11 +21,7 @@ static bool text_of(const struct ferry_kvs *attrs, const char *key, char *out, s
 {
     const struct ferry_kv *kv = find(attrs, key);
 
-    if (!kv || !kv->val_len || kv->val_len >= room || memchr(kv->val, '\0', kv->val_len))
-        return false;
-    memcpy(out, kv->val, kv->val_len);
-    out[kv->val_len] = '\0';
-    return true;
+    return kv && kv->val_len && ft_text(kv, out, room);
 }
 
 static bool number_of(const struct ferry_kvs *attrs, const char *key, uint64_t max,

@@ -22,21 +22,11 @@ static const struct ft_member members[] = {
     FT_NUMBER("core.port", struct tcp_config, port_hint, 0, 65535, 0),
 };
 
-static bool copy_text(const struct ferry_kv *kv, char *out, size_t len)
-{
-    if (kv->val_len >= len || memchr(kv->val, '\0', kv->val_len) != NULL)
-        return false;
-    if (kv->val_len > 0)
-        memcpy(out, kv->val, kv->val_len);
-    out[kv->val_len] = '\0';
-    return true;
-}
-
 bool tcp_kv_text(const struct ferry_kvs *kvs, const char *key, char *out, size_t len)
 {
     for (size_t i = 0; kvs != NULL && i < kvs->n; i++)
         if (strcmp(kvs->v[i].key, key) == 0)
-            return copy_text(&kvs->v[i], out, len);
+            return ft_text(&kvs->v[i], out, len);
     return false;
 }
 
