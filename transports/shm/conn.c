@@ -294,7 +294,7 @@ static bool grant(struct ferry_tp *tp, struct shm_conn *conn, const struct shm_m
         return true;
     }
     if (msg->status) {
-        rmem->refused = msg->status;
+        atomic_store(&rmem->refused, (int)msg->status);
         atomic_store(&rmem->state, SHM_REFUSED);
         shm_kick_locked(tp);
         return true;
@@ -313,7 +313,7 @@ static bool grant(struct ferry_tp *tp, struct shm_conn *conn, const struct shm_m
                "\"map\"",
                peer->name, (unsigned long long)msg->addr);
         shm_let_go(conn, msg->slot);
-        rmem->refused = FERRY_EACCESS;
+        atomic_store(&rmem->refused, FERRY_EACCESS);
         atomic_store(&rmem->state, SHM_REFUSED);
     } else {
         atomic_store(&rmem->state, SHM_HELD);

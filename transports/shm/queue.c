@@ -174,7 +174,7 @@ static ferry_status standing(struct ferry_queue *queue, struct shm_elem *e)
         return status;
     state = atomic_load(&rmem->state);
     if (state == SHM_REFUSED && e->asked)
-        return rmem->refused;
+        return (ferry_status)atomic_load(&rmem->refused);
     if (state == SHM_NONE || state == SHM_REFUSED) {
         e->asked = true;
         if (!shm_ask(att->conn, rmem))

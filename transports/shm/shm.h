@@ -95,8 +95,8 @@ struct ferry_rmem {
     uint64_t addr, len;
     uint32_t index, generation; /* in the peer's table; make the id of questions */
     atomic_int state;           /* enum shm_grant; the rest is written before SHM_HELD */
-    ferry_status refused;
-    uint64_t base, size; /* of the region, in the peer */
+    atomic_int refused;         /* why, a ferry_status; of the last answer */
+    uint64_t base, size;        /* of the region, in the peer */
     uint32_t access, slot;
     uint8_t *map; /* where `base` is seen here, NULL = by process_vm_readv */
     void *map_start;
