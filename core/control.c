@@ -569,6 +569,7 @@ void fy_control_close(struct fy_control *control)
     wake(control);
     pthread_join(control->thread, NULL);
     close(control->listen_fd);
+    control->listen_fd = -1; /* the number may be somebody's by now; conn_free still has it */
     fy_pool_close(control->pool);
     while (control->conns)
         conn_free(control->conns);
