@@ -282,6 +282,16 @@ class Alone(unittest.TestCase):
         self.assertEqual(ext.initialize_ext("127.0.0.1", "P2PHANDSHAKE", "tcp", "", "etcd"), 0)
         self.assertNotEqual(ext.allocate_managed_buffer(8), 0)
 
+    def test_no_memory(self):
+        """More than the process may map: 0, and no exception."""
+        program = ("import resource, sys; from mooncake.engine import TransferEngine as T; t = T()\n"
+                   "assert t.initialize('127.0.0.1', 'P2PHANDSHAKE', 'tcp', '') == 0\n"
+                   "resource.setrlimit(resource.RLIMIT_AS, (8 << 30, 8 << 30))\n"
+                   "assert t.allocate_managed_buffer(1 << 40) == 0\n"
+                   "assert t.allocate_managed_buffer(1 << 20) > 0\n")
+        done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+        self.assertEqual(done.returncode, 0, done.stderr)
+
     def test_ports_of_the_environment(self):
         code = ("from mooncake.engine import TransferEngine; t = TransferEngine(); "
                 "print(t.initialize('127.0.0.1:9', 'P2PHANDSHAKE', 'rdma', ''), t.get_rpc_port())")

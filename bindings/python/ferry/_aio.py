@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import sys
 import threading
-from typing import TYPE_CHECKING, Any, Dict, Optional, Tuple
+from typing import TYPE_CHECKING, Any, Dict, List, Optional, Tuple
+
+from ._errors import Error
 
 if TYPE_CHECKING:
     import asyncio
@@ -25,14 +27,14 @@ def _running_loop() -> Optional["asyncio.AbstractEventLoop"]:
 
 
 class Reaper:
-    """Which loop waits for which batch. Several loops, in several threads, may share an engine:
-    the library names each batch once, to whoever asks first, who passes it on."""
+    """Which loops wait for which batch. Several loops, in several threads, may share an engine, and
+    several tasks a batch: the library names each batch once, to whoever asks first, who passes it on."""
 
     def __init__(self, core: "_ferry.Engine") -> None:
         self._core = core
         self._lock = threading.Lock()
         self._fd: Optional[int] = None
-        self._waiting: Dict[int, Tuple[Any, Any]] = {}
+        self._waiting: Dict[int, List[Tuple[Any, Any]]] = {}
         self._loops: Dict[Any, int] = {}
 
     def prepare(self) -> bool:
@@ -58,24 +60,29 @@ class Reaper:
                     return
                 await future
             finally:
-                self._remove(loop, handle)
+                self._remove(loop, handle, future)
         except BaseException as error:
             import asyncio
             if isinstance(error, asyncio.CancelledError):
-                self._core.batch_cancel(handle, 0)
+                try:
+                    self._core.batch_cancel(handle, 0)
+                except Error:
+                    pass  # closed meanwhile, which ends it as well
             raise
 
     def _add(self, loop: Any, handle: int, future: Any) -> None:
         with self._lock:
-            self._waiting[handle] = (loop, future)
+            self._waiting.setdefault(handle, []).append((loop, future))
             self._loops[loop] = self._loops.get(loop, 0) + 1
             is_first = self._loops[loop] == 1
         if is_first:
             loop.add_reader(self._fd, self._on_ready)
 
-    def _remove(self, loop: Any, handle: int) -> None:
+    def _remove(self, loop: Any, handle: int, future: Any) -> None:
         with self._lock:
-            self._waiting.pop(handle, None)
+            self._waiting[handle].remove((loop, future))
+            if not self._waiting[handle]:
+                del self._waiting[handle]
             self._loops[loop] -= 1
             is_last = not self._loops[loop]
             if is_last:
@@ -86,19 +93,22 @@ class Reaper:
     def _on_ready(self) -> None:
         for handle in self._core.reap():
             with self._lock:
-                loop, future = self._waiting.get(handle, (None, None))
-            if loop is not None:
-                loop.call_soon_threadsafe(_resolve, future)
+                waiting = list(self._waiting.get(handle, ()))
+            _wake(waiting)
 
     def close(self) -> None:
         """After the engine is closed: everybody looks, and finds it so."""
         with self._lock:
-            waiting = list(self._waiting.values())
-        for loop, future in waiting:
-            try:
-                loop.call_soon_threadsafe(_resolve, future)
-            except RuntimeError:
-                pass  # that loop is closed
+            waiting = [one for several in self._waiting.values() for one in several]
+        _wake(waiting)
+
+
+def _wake(waiting: List[Tuple[Any, Any]]) -> None:
+    for loop, future in waiting:
+        try:
+            loop.call_soon_threadsafe(_resolve, future)
+        except RuntimeError:
+            pass  # that loop is closed
 
 
 def _resolve(future: Any) -> None:

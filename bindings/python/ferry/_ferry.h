@@ -75,6 +75,9 @@ struct pin {
 PyObject *raise_status(ferry_status status, const char *text);
 PyObject *raise_last(ferry_status status);
 
+/* A str. What servers and peers say need not be UTF-8: other bytes become U+FFFD. */
+PyObject *text_of(const char *text);
+
 /* ---- log.c: lines from any thread, for one Python thread that asks for them. */
 
 struct log_line {

@@ -7,7 +7,7 @@ import mmap
 from typing import TYPE_CHECKING, Any, Optional, Tuple
 
 from . import _ferry
-from ._errors import InvalidArgument
+from ._errors import InvalidArgument, OutOfMemory
 
 if TYPE_CHECKING:
     from ._engine import Engine
@@ -109,7 +109,10 @@ def whole_pages(nbytes: int) -> int:
 def new_pages(nbytes: int, memfd: int = -1) -> mmap.mmap:
     """Zeroed memory that lives as long as somebody looks at it; huge pages where there are."""
     kind = mmap.MAP_SHARED if memfd >= 0 else mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
-    pages = mmap.mmap(memfd, nbytes, flags=kind)
+    try:
+        pages = mmap.mmap(memfd, nbytes, flags=kind)
+    except OSError as error:
+        raise OutOfMemory(f"{nbytes} bytes: {error.strerror}") from None
     if nbytes >= HUGE and hasattr(mmap, "MADV_HUGEPAGE"):
         try:
             pages.madvise(mmap.MADV_HUGEPAGE)

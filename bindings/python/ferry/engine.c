@@ -184,7 +184,7 @@ static PyObject *engine_describe(PyObject *object, PyObject *args)
     engine_leave(self);
     if (status)
         return raise_last(status);
-    text = PyUnicode_FromString(json);
+    text = text_of(json);
     ferry_string_free(json);
     return text;
 }
@@ -202,7 +202,7 @@ static PyObject *engine_next_log(PyObject *object, PyObject *unused)
     Py_END_ALLOW_THREADS;
     if (!line)
         Py_RETURN_NONE;
-    result = Py_BuildValue("isI", line->level, line->text, n_lost);
+    result = Py_BuildValue("iNI", line->level, text_of(line->text), n_lost);
     free(line);
     return result;
 }
@@ -400,9 +400,9 @@ static PyObject *engine_segment_buffers(PyObject *object, PyObject *args)
     if (!status)
         list = PyList_New((Py_ssize_t)n);
     for (size_t i = 0; list && i < n; i++) {
-        PyObject *item = Py_BuildValue("KKIs", (unsigned long long)(uintptr_t)buffers[i].addr,
+        PyObject *item = Py_BuildValue("KKIN", (unsigned long long)(uintptr_t)buffers[i].addr,
                                        (unsigned long long)buffers[i].len, buffers[i].access,
-                                       buffers[i].location);
+                                       text_of(buffers[i].location));
 
         if (!item || PyList_SetItem(list, (Py_ssize_t)i, item))
             Py_CLEAR(list);
@@ -466,7 +466,7 @@ static PyObject *engine_notification(PyObject *object, PyObject *args)
         Py_RETURN_NONE;
     if (status)
         return raise_last(status);
-    result = Py_BuildValue("ssy#", notification->from, notification->name,
+    result = Py_BuildValue("NNy#", text_of(notification->from), text_of(notification->name),
                            (const char *)notification->data, (Py_ssize_t)notification->len);
     ferry_notification_free(notification);
     return result;

@@ -16,7 +16,7 @@ PyObject *raise_status(ferry_status status, const char *text)
         PyErr_Format(PyExc_RuntimeError, "%s: %s", ferry_strstatus(status), text);
         return NULL;
     }
-    error = PyObject_CallFunction(make_error, "is", (int)status, text);
+    error = PyObject_CallFunction(make_error, "iN", (int)status, text_of(text));
     if (error) {
         PyErr_SetObject((PyObject *)Py_TYPE(error), error);
         Py_DECREF(error);
@@ -27,6 +27,11 @@ PyObject *raise_status(ferry_status status, const char *text)
 PyObject *raise_last(ferry_status status)
 {
     return raise_status(status, ferry_error());
+}
+
+PyObject *text_of(const char *text)
+{
+    return PyUnicode_DecodeUTF8(text, (Py_ssize_t)strlen(text), "replace");
 }
 
 static PyObject *module_set_make_error(PyObject *module, PyObject *callable)
@@ -71,7 +76,7 @@ static PyObject *module_plugins(PyObject *module, PyObject *unused)
     Py_END_ALLOW_THREADS;
     if (status)
         return raise_last(status);
-    text = PyUnicode_FromString(json);
+    text = text_of(json);
     ferry_string_free(json);
     return text;
 }

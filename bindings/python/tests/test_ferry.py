@@ -7,6 +7,7 @@ import asyncio
 import ctypes
 import gc
 import hashlib
+import http.server
 import logging
 import os
 import signal
@@ -347,6 +348,34 @@ class Opening(unittest.TestCase):
             ferry.Engine("127.0.0.1", log_level=logging.INFO).close()
         self.assertIn("is open", " ".join(caught.output))
 
+    def test_what_a_server_says_need_not_be_utf8(self):
+        """Its words are cut after so many bytes, in the middle of a character."""
+        class Wrong(http.server.BaseHTTPRequestHandler):
+            def answer(self):
+                self.rfile.read(int(self.headers.get("Content-Length", 0)))
+                body = b"x" + "\u00e9".encode() * 100
+                self.send_response(500)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            do_GET = do_PUT = do_DELETE = answer
+
+            def log_message(self, *arguments):
+                pass
+
+        lines = []
+        with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Wrong) as server:
+            thread = threading.Thread(target=server.serve_forever)
+            thread.start()
+            try:
+                with self.assertRaisesRegex(ferry.Unreachable, "HTTP 500: x\u00e9"):
+                    ferry.Engine("127.0.0.1", protocol="tcp", log=lambda level, text: lines.append(text),
+                                 metadata_server="http://127.0.0.1:%d/metadata" % server.server_port)
+            finally:
+                server.shutdown()
+                thread.join()
+
     def test_config(self):
         with ferry.Engine("127.0.0.1", config={"tcp": {"engine": "epoll"}, "min_port": 15800,
                                                "max_port": 15899}) as engine:
@@ -436,6 +465,44 @@ class BesideAnotherProcess(unittest.TestCase):
             peer.write(self.mine.view[:100], node.addr)
             self.stop(node)
             asyncio.run(main(peer, node))
+
+    def test_one_batch_for_two_tasks(self):
+        async def result(batch):
+            return await batch
+
+        async def main(peer, node):
+            batch = peer.start_write(self.mine, node.addr)
+            first, second, third = [asyncio.ensure_future(result(batch)) for _ in range(3)]
+            await asyncio.sleep(0.1)
+            self.assertFalse(first.done() or second.done() or third.done())
+            node.process.send_signal(signal.SIGCONT)
+            statuses = await asyncio.wait_for(asyncio.gather(first, second, third), 20)
+            self.assertEqual({status.nbytes for status in statuses}, {len(self.mine.view)})
+
+        with Node() as node:
+            peer = self.engine.open(node.name)
+            peer.write(self.mine.view[:100], node.addr)
+            self.stop(node)
+            asyncio.run(main(peer, node))
+
+    def test_a_task_cancelled_after_its_engine_is_closed(self):
+        async def main(engine, peer, node):
+            batch = peer.start_write(self.mine, node.addr)
+            task = asyncio.ensure_future(wait_for(batch))
+            await asyncio.sleep(0.1)
+            engine.close()
+            task.cancel()
+            with self.assertRaises(asyncio.CancelledError):
+                await task
+
+        async def wait_for(batch):
+            await batch
+
+        with Node() as node:
+            peer = self.engine.open(node.name)
+            peer.write(self.mine.view[:100], node.addr)
+            self.stop(node)
+            asyncio.run(main(self.engine, peer, node))
 
     def test_killed_peer_and_close_under_way(self):
         with Node() as node:
