@@ -62,7 +62,8 @@ static void fail_all_again(struct fy_part *part, bool sent_only, ferry_status st
     }
 }
 
-/* Fills a new part with what is left of an old one, its keys those of `view`. */
+/* Fills a new part with what is left of an old one, its keys those of `view`. NULL: nothing is.
+ */
 static ferry_status refit(struct fy_part *old, struct fy_view *view, struct fy_part **part_out)
 {
     struct fy_batch *batch = old->batch;
@@ -76,8 +77,10 @@ static ferry_status refit(struct fy_part *old, struct fy_view *view, struct fy_p
 
     for (uint32_t i = 0; i < old->n; i++)
         left += retryable(fy_get_result(batch, request_of(old, i)));
-    if (!left)
-        return FERRY_ENOENT;
+    if (!left) {
+        *part_out = NULL;
+        return FERRY_OK;
+    }
     part = calloc(1, sizeof(*part) + left * sizeof(*index));
     if (!part)
         return fy_fail(FERRY_ENOMEM, "no memory for another attempt");
@@ -196,9 +199,7 @@ static void try_again(void *arg)
                            "the peer restarted while it was under way");
         if (!status)
             status = refit(part, view, &fresh);
-        if (status == FERRY_ENOENT)
-            status = FERRY_OK;
-        else if (status)
+        if (status)
             give_up(part, ferry_error());
     } else if (status == FERRY_ETIMEDOUT) {
         give_up(part, ""); /* too late for another attempt, and the cause is known */

@@ -289,6 +289,33 @@ static unsigned takers_of_sigterm(char *names, size_t room)
     return n_ours;
 }
 
+/* Its keys are gone as well: nobody can say where it is, and nothing was moved. */
+static void who_has_left_is_not_written_to(void **state)
+{
+    struct ferry_engine *a = node("127.0.0.1:0", url, NULL),
+                        *b = node("127.0.0.1:0", url, NULL);
+    char *ours = memory(a), *theirs = memory(b);
+    const struct ferry_request request = {
+        .local = ours, .remote = (uint64_t)(uintptr_t)theirs, .len = LEN, .op = FERRY_WRITE};
+    struct ferry_request requests[2] = {request, request};
+    struct ferry_batch_status status;
+    ferry_segment peer;
+    ferry_batch batch;
+
+    assert_ok(ferry_segment_open(a, ferry_engine_name(b), 2000, &peer));
+    assert_ok(write_to(a, peer, ours, theirs));
+    ferry_engine_close(b, 100);
+    requests[0].segment = requests[1].segment = peer;
+    assert_ok(ferry_submit(a, requests, 2, NULL, &batch));
+    assert_int_equal(ferry_batch_wait(a, batch, 20000, &status), FERRY_OK);
+    assert_int_equal(status.failed, 2);
+    assert_int_equal(status.done, 0);
+    ferry_batch_free(a, batch);
+    assert_int_not_equal(write_to(a, peer, ours, theirs), FERRY_OK);
+    assert_non_null(strstr(ferry_error(), "metadata"));
+    ferry_engine_close(a, 100);
+}
+
 static void signals_are_left_to_the_application(void **state)
 {
     struct ferry_engine *a = node("a", "memory://signals", LOCAL);
@@ -375,6 +402,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(what_the_server_refuses_is_not_registered, setup,
                                         teardown),
         cmocka_unit_test_setup_teardown(restarts_are_heard_of, setup, teardown),
+        cmocka_unit_test_setup_teardown(who_has_left_is_not_written_to, setup, teardown),
         cmocka_unit_test(what_nobody_could_reach_is_not_published),
         cmocka_unit_test(signals_are_left_to_the_application),
         cmocka_unit_test(nobody_is_missed_between_look_and_wait),
