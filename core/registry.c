@@ -42,6 +42,7 @@ struct fy_registry {
     struct stripe stripes[STRIPES];
     alignas(CACHE_LINE) _Atomic(struct table *) table;
     atomic_uint phase;            /* which of the two counters newcomers use; a hint */
+    atomic_size_t count;          /* of regions: the table may be freed beside who asks */
     pthread_mutex_t changes_lock; /* guards changes of `table`; nothing is taken under it */
 };
 
@@ -112,6 +113,7 @@ static void replace_table(struct fy_registry *registry, struct table *table)
     struct table *old = atomic_load_explicit(&registry->table, memory_order_relaxed);
 
     atomic_store_explicit(&registry->table, table, memory_order_seq_cst);
+    atomic_store_explicit(&registry->count, table->n, memory_order_relaxed);
     wait_for_lookups(registry);
     free(old);
 }
@@ -405,7 +407,7 @@ ferry_status fy_registry_get(struct fy_registry *registry, uint64_t addr, uint64
 
 size_t fy_registry_count(const struct fy_registry *registry)
 {
-    return atomic_load_explicit(&registry->table, memory_order_acquire)->n;
+    return atomic_load_explicit(&registry->count, memory_order_relaxed);
 }
 
 struct fy_region *fy_registry_at(const struct fy_registry *registry, size_t index)

@@ -62,7 +62,7 @@ static inline void fy_region_hold_again(struct fy_region *region)
     atomic_fetch_add_explicit(&region->holds, 1, memory_order_relaxed); /* is held already */
 }
 
-/* How many, and each in order of address under the changers' lock (for documents). */
+/* How many, at any time; and each in order of address, while nobody changes them. */
 size_t fy_registry_count(const struct fy_registry *registry);
 struct fy_region *fy_registry_at(const struct fy_registry *registry, size_t index);
 

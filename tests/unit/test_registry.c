@@ -300,6 +300,21 @@ static void *look(void *arg)
     return NULL;
 }
 
+/* In a thread that does not look up, which would order it after changes. */
+static void *count(void *arg)
+{
+    struct crowd *crowd = arg;
+
+    while (!atomic_load_explicit(&crowd->stop, memory_order_relaxed)) {
+        size_t n = fy_registry_count(crowd->registry);
+
+        if (n > SLOTS || n < SLOTS - 2 * CHANGERS)
+            atomic_store(&crowd->wrong, 5);
+        sched_yield();
+    }
+    return NULL;
+}
+
 static void *change(void *arg)
 {
     struct member *self = arg;
@@ -329,7 +344,7 @@ static void lookups_are_safe_beside_changes(void **state)
 {
     struct crowd *crowd = calloc(1, sizeof(*crowd));
     struct member members[LOOKERS + CHANGERS];
-    pthread_t threads[LOOKERS + CHANGERS];
+    pthread_t threads[LOOKERS + CHANGERS], counter;
 
     assert_non_null(crowd);
     crowd->registry = opened();
@@ -340,6 +355,7 @@ static void lookups_are_safe_beside_changes(void **state)
         region.owner = &crowd->slots[i];
         assert_int_equal(fy_registry_add(crowd->registry, &region, 1), FERRY_OK);
     }
+    assert_int_equal(pthread_create(&counter, NULL, count, crowd), 0);
     for (unsigned i = 0; i < LOOKERS + CHANGERS; i++) {
         members[i] = (struct member){crowd, i < LOOKERS ? i : i - LOOKERS};
         if (i == LOOKERS) /* or the changes are over before the first look */
@@ -353,6 +369,7 @@ static void lookups_are_safe_beside_changes(void **state)
     atomic_store(&crowd->stop, 1);
     for (unsigned i = 0; i < LOOKERS; i++)
         pthread_join(threads[i], NULL);
+    pthread_join(counter, NULL);
     assert_int_equal(atomic_load(&crowd->wrong), 0);
     assert_int_equal(fy_registry_count(crowd->registry), SLOTS);
     for (unsigned i = 0; i < SLOTS; i++)
