@@ -131,6 +131,7 @@ ferry_status fy_batch_new(struct ferry_engine *engine, size_t n, struct fy_batch
     atomic_store_explicit(&batch->first_error, FERRY_OK, memory_order_relaxed);
     atomic_store_explicit(&batch->parts_left, 0, memory_order_relaxed);
     atomic_store_explicit(&batch->abort, 0, memory_order_relaxed);
+    atomic_store_explicit(&batch->abort_ns, UINT64_MAX, memory_order_relaxed);
     atomic_store_explicit(&batch->let_go, false, memory_order_relaxed);
     atomic_store_explicit(&batch->ended, false, memory_order_relaxed);
     gen = atomic_load_explicit(&batch->genref, memory_order_relaxed) >> 32;

@@ -7,6 +7,7 @@
  */
 #include "path.h"
 
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -141,6 +142,8 @@ void fy_path_lost(struct fy_view *view)
 
     if (atomic_load(&view->reported))
         return;
+    while (state_is(view, FY_VIEW_BREAKING)) /* its cause is being written */
+        sched_yield();
     pthread_mutex_lock(&segment->lock);
     report(segment, view);
     pthread_mutex_unlock(&segment->lock);

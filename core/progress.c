@@ -80,8 +80,9 @@ static void keep_deadlines(struct ferry_engine *engine)
 
             if (!abort && now >= batch->deadline_ns)
                 break;
-            if (abort && !batch->forced && now - atomic_load(&batch->abort_ns) > FORCE_NS &&
-                now > atomic_load(&batch->abort_ns) && atomic_load(&batch->parts_left)) {
+            if (abort && !batch->forced && now > atomic_load(&batch->abort_ns) &&
+                now - atomic_load(&batch->abort_ns) > FORCE_NS &&
+                atomic_load(&batch->parts_left)) {
                 batch->forced = force = true;
                 break;
             }
