@@ -353,6 +353,10 @@ void fy_part_start(struct fy_part *part)
             return;
         }
         pthread_mutex_unlock(&view->lock);
+        if (state < FY_VIEW_READY) {
+            fy_part_fail(part, FERRY_ECANCELED, "canceled before it was sent");
+            return;
+        }
     }
     lane = fy_lane_choose(view);
     if (lane)

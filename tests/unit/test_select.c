@@ -416,6 +416,43 @@ static unsigned cut_abstract_sockets(void)
     return n;
 }
 
+/* Both wait for a connection and lose it; while they look for the next one, the second is
+ * cancelled. */
+static void a_cancelled_second_attempt_spares_the_others(void **state)
+{
+    const struct timespec pause = {.tv_nsec = 500000000}; /* all are that far by then */
+    struct ferry_request request;
+    struct fy_segment *segment;
+    struct ferry_batch_status ended;
+    struct pair pair;
+    ferry_batch kept[8], cancelled;
+
+    open_two(&pair, "fault", "{\"fault\": {\"inner\": \"tcp\", \"attach_us\": 300000}}",
+             "fault", QUIET);
+    open_peer(&pair);
+    segment = fy_segment_get(pair.a, pair.peer);
+    for (int i = 0; i < 8; i++) {
+        request = request_of(&pair, (uint64_t)i * 4096, 4096);
+        assert_ok(ferry_submit(pair.a, &request, 1, NULL, &kept[i]));
+    }
+    assert_ok(ferry_submit(pair.a, &request, 1, NULL, &cancelled));
+    pthread_mutex_lock(&segment->reload_lock);
+    fy_view_break(segment->views[0], FERRY_ECONNRESET, "lost on purpose");
+    nanosleep(&pause, NULL);
+    ferry_batch_cancel(pair.a, cancelled, 0);
+    pthread_mutex_unlock(&segment->reload_lock);
+    for (int i = 0; i < 8; i++) {
+        assert_ok(ferry_batch_wait(pair.a, kept[i], 20000, &ended));
+        assert_int_equal(ended.first_error, FERRY_OK);
+        ferry_batch_free(pair.a, kept[i]);
+    }
+    assert_ok(ferry_batch_wait(pair.a, cancelled, 20000, &ended));
+    assert_int_equal(ended.first_error, FERRY_ECANCELED);
+    ferry_batch_free(pair.a, cancelled);
+    fy_segment_put(segment);
+    pair_close(&pair);
+}
+
 static void shared_memory_is_preferred_killed_and_taken_again(void **state)
 {
     struct load loads[THREADS];
@@ -647,6 +684,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(fails_over_under_load),
         cmocka_unit_test(returns_to_the_preferred_one),
         cmocka_unit_test(one_that_breaks_late_does_not_take_its_successor_along),
+        cmocka_unit_test(a_cancelled_second_attempt_spares_the_others),
         cmocka_unit_test(shared_memory_is_preferred_killed_and_taken_again),
         cmocka_unit_test(each_peer_by_its_best_path),
         cmocka_unit_test(sizes_are_told_apart),
