@@ -284,7 +284,7 @@ static int gc(struct ferry_admin *admin, const struct metadata_options *o, int a
         alive += !strcmp(state, "answers") || !strcmp(state, "silent");
         dead += !strcmp(state, "gone");
     }
-    if (o->yes && !argc && !alive && dead > 1) {
+    if (o->yes && !argc && !alive && dead) {
         fprintf(stderr,
                 "ferry metadata: none of %zu nodes answers; is this machine in their network? "
                 "Nothing was removed. Named ones are: ferry metadata gc --yes NAME...\n",
