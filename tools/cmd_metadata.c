@@ -329,10 +329,10 @@ static int gc(struct ferry_admin *admin, const struct metadata_options *o, int a
 
 /* ---- watch ---- */
 
-static const struct node *find(const struct nodes *nodes, const char *name)
+static struct node *find(const struct nodes *nodes, const char *name)
 {
     for (size_t i = 0; i < nodes->n; i++)
-        if (nodes->v[i].json && strcmp(nodes->v[i].name, name) == 0)
+        if (strcmp(nodes->v[i].name, name) == 0)
             return &nodes->v[i];
     return NULL;
 }
@@ -356,19 +356,45 @@ static void compare(const struct nodes *before, const struct nodes *now)
 
         if (!node->json)
             continue;
-        if (!old)
+        if (!old || !old->json)
             say("+", node, state_of(node));
         else if (strcmp(admin_text(old->json, "epoch"), admin_text(node->json, "epoch")) != 0)
             say("restarted", node, admin_text(node->json, "address"));
         else if (strcmp(admin_text(old->json, "published"),
                         admin_text(node->json, "published")) != 0)
             say("published again", node, "");
-        if (old && strcmp(state_of(old), state_of(node)) != 0)
+        if (old && old->json && strcmp(state_of(old), state_of(node)) != 0)
             say(state_of(node), node, admin_text(node->json, "why"));
     }
-    for (size_t i = 0; i < before->n; i++)
-        if (before->v[i].json && !find(now, before->v[i].name))
+    for (size_t i = 0; i < before->n; i++) {
+        const struct node *node = find(now, before->v[i].name);
+
+        if (before->v[i].json && (!node || node->status == FERRY_ENOENT))
             say("-", &before->v[i], "");
+    }
+}
+
+/* Nodes of which nothing could be learnt stay as they were; why is said once, and once for all
+ * where it is all of them. True: it is all of them. */
+static bool carry_over(struct nodes *before, struct nodes *now)
+{
+    size_t failed = 0;
+
+    for (size_t i = 0; i < now->n; i++)
+        failed += !now->v[i].json && now->v[i].status != FERRY_ENOENT;
+    for (size_t i = 0; i < now->n; i++) {
+        struct node *node = &now->v[i], *old = find(before, node->name);
+
+        if (node->json || node->status == FERRY_ENOENT)
+            continue;
+        if ((!old || old->status != node->status) && (i == 0 || failed < now->n))
+            fprintf(stderr, "ferry metadata: %s\n", node->error);
+        if (old) {
+            node->json = old->json;
+            old->json = NULL;
+        }
+    }
+    return failed && failed == now->n;
 }
 
 static void rest(struct ferry_admin *admin, uint64_t ms)
@@ -390,7 +416,7 @@ static int watch(struct ferry_admin *admin, const struct metadata_options *o, in
 {
     struct sigaction action = {.sa_handler = on_signal};
     struct nodes before = {.n = 0}, now;
-    bool away = false;
+    bool away = false, was_away;
 
     sigaction(SIGINT, &action, NULL);
     sigaction(SIGTERM, &action, NULL);
@@ -399,14 +425,18 @@ static int watch(struct ferry_admin *admin, const struct metadata_options *o, in
 
         if (status == EXIT_USAGE)
             return status;
+        was_away = away;
+        away = status != EXIT_OK;
         if (!status) {
             compare(&before, &now);
+            away = carry_over(&before, &now);
             nodes_free(&before);
             before = now;
         }
-        if (away && !status)
+        if (was_away && !away) {
             printf("the metadata server answers again\n");
-        away = status != EXIT_OK;
+            fflush(stdout);
+        }
         rest(admin, o->interval_ms);
     }
     nodes_free(&before);

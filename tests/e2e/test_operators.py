@@ -4,6 +4,7 @@
 takes what belongs to a node that is there."""
 
 import json
+import time
 
 from ferry_e2e import check, main
 from ferry_node import MIB, Node
@@ -112,6 +113,25 @@ def watches(lab):
         watching.stop()
 
 
+def watch_outlasts_the_server(lab):
+    """A node of which nothing can be learnt has not left; one that the server does not know has."""
+    with store("http") as server:
+        a = node(lab, "a", server)
+        watching = lab.start([FERRY, "metadata", "watch", "-s", server.uri, *SOON, "--interval", "0.2", a.engine_name])
+        watching.wait_for(rf"\+ {a.engine_name}: answers")
+        server.stop()
+        watching.wait_for("at metadata server")
+        time.sleep(1)  # a few looks
+        server.start()
+        watching.wait_for("answers again")
+        out = watching.output()
+        check(f"- {a.engine_name}" not in out and out.count("at metadata server") == 1, out)
+        a.process.kill()
+        server.empty()
+        watching.wait_for(f"- {a.engine_name}")
+        watching.stop()
+
+
 def doctor(lab):
     def lines(*words, status=0):
         out = ferry(lab, "doctor", "--json", "-", *words, status=status)
@@ -148,4 +168,5 @@ def doctor(lab):
 
 
 if __name__ == "__main__":
-    main(with_etcd, with_redis, nobody_answers, http_cannot_list, other_clusters_are_not_seen, watches, doctor)
+    main(with_etcd, with_redis, nobody_answers, http_cannot_list, other_clusters_are_not_seen, watches,
+         watch_outlasts_the_server, doctor)
