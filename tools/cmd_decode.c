@@ -29,6 +29,7 @@ struct intake {
     struct intake *next_task; /* of those that wait for a worker */
     enum task task;
     bool admitted; /* has its slots */
+    bool granted;  /* a worker is through with it: `sent` may come */
     bool settled;  /* our own fresh blocks are ready or bad */
     struct kvmsg offer;
     uint32_t *slots;
@@ -83,6 +84,7 @@ static void admit(struct decode *d)
     }
 }
 
+/* Once it says `granted`, a peer's `sent` may take it away. */
 static void grant(struct decode *d, struct intake *intake)
 {
     struct kvmsg msg = {.type = KVMSG_GRANT,
@@ -101,6 +103,9 @@ static void grant(struct decode *d, struct intake *intake)
                 msg.index[at] = (uint32_t)k;
                 msg.slots_of[at++] = intake->slots[k];
             }
+        pthread_mutex_lock(&d->job.lock);
+        intake->granted = true;
+        pthread_mutex_unlock(&d->job.lock);
         job_send(&d->job, &msg);
     }
     kvmsg_free(&msg);
@@ -458,7 +463,7 @@ static void take_sent(struct decode *d, struct kvmsg *msg)
 
     pthread_mutex_lock(&d->job.lock);
     for (i = d->intakes; i; i = i->next)
-        if (i->offer.request == msg->request && i->task == TASK_GRANT)
+        if (i->offer.request == msg->request && i->granted && i->task == TASK_GRANT)
             break;
     if (i && (msg->n == i->n_fresh || msg->text[0])) {
         if (msg->text[0])

@@ -11,6 +11,7 @@ import signal
 import time
 
 from ferry_e2e import Failure, NotRun, build_dir, check, main, wait_until
+from ferry_node import Node
 
 FERRY = build_dir() / "tools" / "ferry"
 LAYERS, KV_HEADS, HEAD_DIM, DTYPE, TOKENS = 4, 2, 32, 2, 16
@@ -304,6 +305,32 @@ def a_request_that_does_not_fit_is_refused_and_the_next_is_served(lab):
     decode.expect_exit(0, 10)
 
 
+def sent_before_it_was_granted_ends_decode(lab):
+    """A prefill node that is wrong. It is stopped while the only worker has a grant for it, so that the next
+    grant has to wait; another node says the rest in its name."""
+    job = Job(lab, n=1)
+    decode = job.decode("--inflight", "1")
+    prefill, other = (Node(lab, name) for name in ("prefill", "other"))
+    model = {"name": "m", "layers": LAYERS, "kv_heads": KV_HEADS, "head_dim": HEAD_DIM, "dtype": DTYPE}
+
+    def say(node, kind, request=0, text="", **more):
+        message = {"v": 1, "type": kind, "session": "5", "request": f"{request:x}", "text": text, **more}
+        node("notify", segment=node.segment(job.decode_name), name="ferry.kv",
+             message=json.dumps(message, separators=(",", ":")))
+
+    for node in prefill, other:
+        node.open()
+    say(prefill, "hello", model=model, block_tokens=TOKENS, slots=16, base="0", pull=False, requests=2, most_blocks=1)
+    check('"type":"welcome"' in prefill("next", timeout=10000)["message"], "no welcome")
+    prefill.process.pause()
+    for request in 1, 2:
+        say(other, "offer", request, tokens=TOKENS, n=1, keys=f"{request:016x}")
+    say(other, "sent", 2, text="failed", n=1, sums="0" * 16)
+    prefill.process.resume()
+    decode.expect_exit(3, 10)
+    check("sent request 2 out of turn" in decode.output(), decode.output())
+
+
 def wrong_words_are_refused_in_one_line(lab):
     job = Job(lab, n=2)
     for words, message in [
@@ -340,4 +367,5 @@ main(push_sends_each_block_once,
      an_interrupt_ends_both_sides,
      nobody_is_there,
      a_request_that_does_not_fit_is_refused_and_the_next_is_served,
+     sent_before_it_was_granted_ends_decode,
      wrong_words_are_refused_in_one_line)
