@@ -17,6 +17,8 @@
 
 #include "out.h"
 
+atomic_int bench_stop;
+
 static uint64_t span_of(const struct bench_spec *spec)
 {
     return spec->size * spec->stride * spec->batch;
@@ -78,8 +80,13 @@ static void go(struct lane *lane, uint64_t started)
 
     while (!atomic_load_explicit(&run->failed, memory_order_relaxed)) {
         uint64_t now;
-        if (!run->mover->move(run->mover->arg, run->spec, &walk, lane->thread, lane->batches,
-                              lane->error, sizeof(lane->error))) {
+        bool good = false;
+        if (atomic_load_explicit(&bench_stop, memory_order_relaxed))
+            snprintf(lane->error, sizeof(lane->error), "interrupted");
+        else
+            good = run->mover->move(run->mover->arg, run->spec, &walk, lane->thread,
+                                    lane->batches, lane->error, sizeof(lane->error));
+        if (!good) {
             atomic_store(&run->failed, true);
             return;
         }

@@ -2,6 +2,7 @@
 #ifndef FERRY_TOOL_BENCH_H
 #define FERRY_TOOL_BENCH_H
 
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -50,6 +51,9 @@ uint64_t bench_check(const uint8_t *region, uint64_t len, const struct bench_spe
 
 /* "4k", "1m", "1000". `text` has room for 24. */
 const char *bench_size_text(char *text, uint64_t size);
+
+/* Set by a signal: runs end, and with them what a run waits for. */
+extern atomic_int bench_stop;
 
 struct bench_result {
     double GBps, cpu_s_per_GiB;

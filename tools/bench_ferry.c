@@ -225,9 +225,9 @@ static bool answer_hello(struct bench_side *side, const char *from)
     return good;
 }
 
-bool bench_serve(struct bench_side *side, const volatile int *stop)
+bool bench_serve(struct bench_side *side)
 {
-    while (!*stop && !raw_server_ended(side->server)) {
+    while (!bench_stop && !raw_server_ended(side->server)) {
         struct ferry_notification *notification;
         bool good = true;
 

@@ -30,8 +30,8 @@ const char *bench_side_name(const struct bench_side *side, int engine);
 /* What Ferry's sockets use, "" where no transport told. */
 const char *bench_side_congestion(const struct bench_side *side);
 
-/* Target: serves one initiator, until it has gone or `*stop` is set. */
-bool bench_serve(struct bench_side *side, const volatile int *stop);
+/* Target: serves one initiator, until it has gone or bench_stop is set. */
+bool bench_serve(struct bench_side *side);
 
 /* Initiator: finds the target's engines by name, and its raw reference. */
 bool bench_connect(struct bench_side *side, const char *const *peers);

@@ -20,6 +20,7 @@
 #include <unistd.h>
 
 #define MOST_IOVECS 1024 /* IOV_MAX */
+#define PATIENCE_MS 200
 
 enum { OP_WRITE = 1, OP_READ, OP_REST, OP_USAGE, OP_PLACE, OP_FILL, OP_CHECK };
 enum { FLAG_SPIN = 1 };
@@ -50,7 +51,15 @@ struct answer {
 
 /* ---- moving bytes ---- */
 
-/* EAGAIN: again at once where spinning is allowed. False: the connection is gone. */
+/* Nothing has moved: is it to be tried again? */
+static bool again(void)
+{
+    return (errno == EAGAIN || errno == EINTR) &&
+           !atomic_load_explicit(&bench_stop, memory_order_relaxed);
+}
+
+/* EAGAIN: again at once where spinning is allowed, else after PATIENCE_MS. False: the
+ * connection is gone, or bench_stop is set. */
 static bool receive(int fd, void *into, size_t len, bool spin)
 {
     char *at = into;
@@ -60,7 +69,7 @@ static bool receive(int fd, void *into, size_t len, bool spin)
         if (n > 0) {
             at += n;
             len -= (size_t)n;
-        } else if (n == 0 || (errno != EAGAIN && errno != EINTR))
+        } else if (n == 0 || !again())
             return false;
     }
     return true;
@@ -90,7 +99,7 @@ static bool receive_all(int fd, struct iovec *v, size_t n_v, size_t total, bool 
         struct iovec *from = msg.msg_iov;
         msg.msg_iovlen = left < MOST_IOVECS ? left : MOST_IOVECS;
         n = recvmsg(fd, &msg, spin ? MSG_DONTWAIT : MSG_WAITALL);
-        if (n == 0 || (n < 0 && errno != EAGAIN && errno != EINTR))
+        if (n == 0 || (n < 0 && !again()))
             return false;
         if (n < 0)
             continue;
@@ -111,7 +120,7 @@ static bool send_all(int fd, struct iovec *v, size_t n_v, size_t total)
         struct iovec *from = msg.msg_iov;
         msg.msg_iovlen = left < MOST_IOVECS ? left : MOST_IOVECS;
         n = sendmsg(fd, &msg, MSG_NOSIGNAL);
-        if (n < 0 && errno != EINTR)
+        if (n < 0 && !again())
             return false;
         if (n < 0)
             continue;
@@ -150,6 +159,15 @@ static void tune(int fd, const char *congestion)
     if (setsockopt(fd, IPPROTO_TCP, TCP_CONGESTION, congestion,
                    (socklen_t)strlen(congestion)) != 0)
         setsockopt(fd, IPPROTO_TCP, TCP_CONGESTION, "reno", 4);
+}
+
+/* The initiator's, once connected: so often it sees bench_stop. */
+static void limit_waits(int fd)
+{
+    const struct timeval patience = {.tv_usec = PATIENCE_MS * 1000};
+
+    setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof(patience));
+    setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof(patience));
 }
 
 /* ---- target ---- */
@@ -477,6 +495,7 @@ bool raw_client_open(const char *host, uint16_t port, const char *congestion, ui
         free(client);
         return false;
     }
+    limit_waits(client->control);
     *client_out = client;
     return true;
 }
@@ -502,6 +521,7 @@ bool raw_client_ready(struct raw_client *client, const struct bench_spec *spec, 
             resolve_and(false, client->host, client->port, client->congestion, error, room);
         if (fd < 0)
             return false;
+        limit_waits(fd);
         client->lanes[client->n_lanes++].fd = fd;
     }
     for (uint32_t i = 0; i < spec->threads; i++) {

@@ -40,11 +40,9 @@ struct plan {
     bool waits[2]; /* spin, block: which are wanted */
 };
 
-static volatile int stop;
-
 static void on_signal(int number)
 {
-    stop = number;
+    bench_stop = number;
 }
 
 /* ---- the rows ---- */
@@ -347,7 +345,7 @@ static int initiate(const struct bench_options *o, struct plan *plan, bool spin,
         return EXIT_LOST;
     if (!bench_connect(side, peers))
         status = EXIT_LOST;
-    for (size_t i = 0; status != EXIT_LOST && i < plan->n && !stop; i++) {
+    for (size_t i = 0; status != EXIT_LOST && i < plan->n && !bench_stop; i++) {
         struct bench_row *row = &plan->rows[i];
         if (row->spec.spin != spin)
             continue;
@@ -358,12 +356,14 @@ static int initiate(const struct bench_options *o, struct plan *plan, bool spin,
             describe(o, side, about);
         }
         bench_measure(side, &effort, row);
+        if (bench_stop && row->error[0])
+            snprintf(row->error, sizeof(row->error), "interrupted");
         show(o, row);
         if (row->error[0])
             status = EXIT_WRONG;
     }
     bench_side_close(side);
-    return stop ? EXIT_INTERRUPTED : status;
+    return bench_stop ? EXIT_INTERRUPTED : status;
 }
 
 /* The target's process of --local: tells its names, serves, ends. */
@@ -379,8 +379,7 @@ static void be_local_target(const struct bench_setup *setup, int names)
         for (int i = 0; i < setup->n_engines; i++)
             len += snprintf(text + len, sizeof(text) - (size_t)len, "%s\n",
                             bench_side_name(side, i));
-        if (write(names, text, (size_t)len) == len && close(names) == 0 &&
-            bench_serve(side, &stop))
+        if (write(names, text, (size_t)len) == len && close(names) == 0 && bench_serve(side))
             status = EXIT_OK;
         bench_side_close(side);
     }
@@ -396,7 +395,7 @@ static bool read_names(int fd, int n, char names[BENCH_ENGINES][300])
     ssize_t got;
     char *at = text;
 
-    while (len < sizeof(text) - 1 && !stop) {
+    while (len < sizeof(text) - 1 && !bench_stop) {
         got = read(fd, text + len, sizeof(text) - 1 - len);
         if (got == 0 || (got < 0 && errno != EINTR))
             break;
@@ -440,8 +439,10 @@ static int both(const struct bench_options *o, struct plan *plan, bool spin, cJS
     else
         fprintf(stderr, "ferry bench: the target did not start\n");
     close(fds[0]);
-    if (status == EXIT_LOST || status == EXIT_INTERRUPTED)
+    if (status == EXIT_LOST || status == EXIT_INTERRUPTED) {
         kill(child, SIGTERM);
+        kill(child, SIGCONT); /* where it is stopped */
+    }
     while (waitpid(child, &ended, 0) < 0 && errno == EINTR)
         ;
     if (status == EXIT_OK && (!WIFEXITED(ended) || WEXITSTATUS(ended) != EXIT_OK)) {
@@ -467,9 +468,9 @@ static int be_target(const struct bench_options *o, bool spin)
     }
     printf("target      %s waits for 'ferry bench initiator --peer %s'\n", names, names);
     fflush(stdout);
-    good = bench_serve(side, &stop);
+    good = bench_serve(side);
     bench_side_close(side);
-    return stop ? EXIT_INTERRUPTED : good ? EXIT_OK : EXIT_LOST;
+    return bench_stop ? EXIT_INTERRUPTED : good ? EXIT_OK : EXIT_LOST;
 }
 
 static int be_initiator(const struct bench_options *o, struct plan *plan, bool spin,
@@ -551,7 +552,7 @@ static int run(const struct command *self, const void *options, int argc, char *
     else if (initiator)
         status = be_initiator(o, &plan, plan.waits[0], about);
     else
-        for (int spin = 1; spin >= 0 && status != EXIT_LOST && !stop; spin--)
+        for (int spin = 1; spin >= 0 && status != EXIT_LOST && !bench_stop; spin--)
             if (plan.waits[!spin])
                 status = worse(status, both(o, &plan, spin, about));
     if (!target && o->json) {

@@ -8,7 +8,9 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
+import time
 
 from ferry_e2e import NotRun, build_dir, check, main
 
@@ -68,6 +70,23 @@ def a_target_that_is_killed_fails_the_row(lab):
     target.kill()
     initiator.expect_exit(1, 60)
     check("| failed: " in initiator.output(), initiator.output())
+
+
+def an_interrupt_ends_a_turn_that_stands_still(lab):
+    for threads, wait in (1, "spin"), (3, "block"):
+        target = lab.start([FERRY, "bench", "target", "--name", "127.0.0.1:0", "--protocol", "tcp",
+                            "--wait", wait, "--memory", "32m"], name="target")
+        name = target.wait_for(r"target +(\S+) waits").group(1)
+        initiator = lab.start([FERRY, "bench", "initiator", "--peer", name, "--name", "127.0.0.1:0",
+                               "--protocol", "tcp", "--size", "4k", "--batch", "1", "--op", "write", "--hot",
+                               "--threads", threads, "--wait", wait, "--bytes", "100g"], name="initiator")
+        initiator.wait_for("^OP ")
+        time.sleep(0.5)  # the first 100 GiB are the reference's
+        target.pause()
+        initiator.signal(signal.SIGINT)
+        initiator.expect_exit(130, 5)
+        check("| failed: interrupted" in initiator.output(), initiator.output())
+        target.kill()
 
 
 def a_picture_is_drawn(lab):
@@ -137,6 +156,7 @@ main(every_shape_is_measured_and_verified,
      two_configurations_side_by_side,
      target_and_initiator_in_two_commands,
      a_target_that_is_killed_fails_the_row,
+     an_interrupt_ends_a_turn_that_stands_still,
      a_picture_is_drawn,
      wrong_words,
      plugins_are_listed_and_refusals_explained,
