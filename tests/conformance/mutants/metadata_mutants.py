@@ -68,8 +68,9 @@ def main():
     jobs = []
 
     def wrapped(name, inner):
-        return ["--limit", "2" if "hangs" in name else "15", "--config", "mutant=" + name,
-                "--config", "wrapped=%s/ferry_metadata_%s.so" % (plugins, inner)]
+        limit = [] if name == "none" else ["--limit", "2" if "hangs" in name else "15"]
+        return limit + ["--config", "mutant=" + name,
+                        "--config", "wrapped=%s/ferry_metadata_%s.so" % (plugins, inner)]
 
     for name, point, says in FILES:
         jobs.append((name, os.path.join(mutants, "metadata_mutant_%s.so" % name), point, says, []))

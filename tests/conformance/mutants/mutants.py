@@ -111,7 +111,8 @@ def main():
 
     def wrapped(name, inner, processes):
         path = os.path.join(transports, "ferry_transport_%s.so" % inner)
-        return LIMITS + ["--processes", processes, "--config", "wrapped=" + path,
+        limits = [] if name == "none" else LIMITS  # nothing of it is to hang
+        return limits + ["--processes", processes, "--config", "wrapped=" + path,
                          "--config", "mutant=" + name]
 
     for name, point, says in FILES:
