@@ -615,7 +615,7 @@ static int run_points(struct cli *cli, const bool *chosen)
 {
     for (int i = 0; i < N_TESTS; i++) {
         const struct test *test = test_of(i);
-        const unsigned limit_s = cli->limit_s ? cli->limit_s : 60;
+        const unsigned limit_s = cli->limit_s ? cli->limit_s : 120;
         struct fc_outcome outcome;
 
         if (chosen && !chosen[i])
