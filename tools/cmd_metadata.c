@@ -317,7 +317,9 @@ static int gc(struct ferry_admin *admin, const struct metadata_options *o, int a
     if (!quiet)
         printf("%zu nodes, %zu of them there, %zu %s%s\n", nodes.n, alive, removed,
                o->yes ? "removed" : "to be removed",
-               removed && !o->yes ? " (ferry metadata gc --yes does it)" : "");
+               !removed || o->yes ? ""
+               : alive            ? " (ferry metadata gc --yes does it)"
+                                  : " (ferry metadata gc --yes NAME... does it)");
     cJSON_AddNumberToObject(json, "nodes", (double)nodes.n);
     cJSON_AddNumberToObject(json, "alive", (double)alive);
     if (o->common.json && !out_json(o->common.json, json))

@@ -72,6 +72,8 @@ def nobody_answers(lab):
             gone = [node(lab, name, server) for name in names]
             for a in gone:
                 a.process.kill()
+            out = ferry(lab, "metadata", "gc", "-s", server.uri, *SOON)
+            check(f"{len(gone)} to be removed (ferry metadata gc --yes NAME... does it)" in out, out)
             out = ferry(lab, "metadata", "gc", "-s", server.uri, *SOON, "--yes", status=1)
             check("Nothing was removed" in out and len(listed(lab, server)) == len(gone), out)
             ferry(lab, "metadata", "gc", "-s", server.uri, *SOON, "--yes", *(a.engine_name for a in gone))
