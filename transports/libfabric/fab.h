@@ -259,7 +259,8 @@ ferry_status fab_rmem_open(struct ferry_peer *peer, uint64_t remote_addr, uint64
 void fab_rmem_close(struct ferry_rmem *rmem);
 
 /* link.c: links come and go */
-/* Makes both ends; FERRY_OK: they work. `link` is nobody else's. */
+/* Makes both ends; FERRY_OK: they work, and the caller may set LINK_UP. `link` is nobody
+ * else's. */
 ferry_status fab_link_connect(struct fab_link *link, const struct fab_check *checks,
                               uint32_t n_checks, int32_t *checked_out, uint32_t timeout_ms);
 /* Asks the peer. FERRY_OK: it did so; FERRY_ENOENT: it knows no such link. */

@@ -195,7 +195,6 @@ ferry_status fab_link_connect(struct fab_link *link, const struct fab_check *che
     pthread_mutex_lock(&queue->lock);
     link->end = end;
     link->addr = addr;
-    link->state = LINK_UP;
     link->stalls = 0;
     link->progress_ns = ft_now_ns();
     pthread_mutex_unlock(&queue->lock);
@@ -307,6 +306,7 @@ static void mend(struct fab_link *link)
         }
         *keep = FAB_NONE;
         link->backlog_tail = keep;
+        link->state = LINK_UP; /* and not before: what has just ended is not sent */
         fab_send(link);
         eventfd_write(queue->event_fd, 1);
         pthread_mutex_unlock(&queue->lock);

@@ -80,6 +80,7 @@ ferry_status fab_peer_attach(struct ferry_peer *peer, struct ferry_queue *queue,
     link->working = false;
     if (status == FERRY_OK) {
         pthread_mutex_lock(&queue->lock);
+        link->state = LINK_UP;
         link->next_of_queue = queue->links;
         queue->links = link;
         pthread_mutex_unlock(&queue->lock);

@@ -1,0 +1,308 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * What the libfabric transport's workers do beside a queue call. They are made slow where they
+ * take and leave a lock, so that the call always comes between. Links the transport without its
+ * table; both ends are in this process, over the provider tcp.
+ */
+#include <pthread.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#include "fab.h"
+
+#define MIB     UINT64_C(1048576)
+#define LEN     (16 * MIB)
+#define ALL     (FERRY_ACCESS_LOCAL_WRITE | FERRY_ACCESS_REMOTE_READ | FERRY_ACCESS_REMOTE_WRITE)
+#define WAIT_NS UINT64_C(30000000000)
+
+/* ---- slow workers: the linker sends the transport's calls here (--wrap) */
+
+static atomic_uint after_unlock_us;
+
+int __real_pthread_mutex_unlock(pthread_mutex_t *mutex);
+int __wrap_pthread_mutex_unlock(pthread_mutex_t *mutex);
+
+static bool is_worker(void)
+{
+    static _Thread_local int known; /* 0 = not yet */
+    char name[16];
+
+    if (!known) {
+        pthread_getname_np(pthread_self(), name, sizeof(name));
+        known = strcmp(name, "fy-fab-work") == 0 ? 1 : -1;
+    }
+    return known > 0;
+}
+
+static void pause_worker(const atomic_uint *us)
+{
+    unsigned wait_us = atomic_load(us);
+
+    if (wait_us && is_worker())
+        usleep(wait_us);
+}
+
+int __wrap_pthread_mutex_unlock(pthread_mutex_t *mutex)
+{
+    int rc = __real_pthread_mutex_unlock(mutex);
+
+    pause_worker(&after_unlock_us);
+    return rc;
+}
+
+/* ---- two nodes, which answer each other's calls */
+
+struct node {
+    struct ferry_host host; /* first */
+    int level;
+    const char *name;
+    struct node *other;
+    struct ferry_tp *tp;
+    uint8_t *mem;
+    struct ferry_mr *mr;
+    atomic_uint asked[FAB_VALID + 1]; /* how often, by question */
+    atomic_bool hold;                 /* what it asks is not carried on meanwhile */
+};
+
+static struct node ours, theirs;
+
+static void __attribute__((format(printf, 5, 6)))
+host_log(const struct ferry_host *host, enum ferry_log_level level, const char *file, int line,
+         const char *fmt, ...)
+{
+}
+
+static ferry_status peer_call(const struct ferry_host *host, const char *peer_name,
+                              const void *req, size_t req_len, uint32_t timeout_ms,
+                              struct ferry_buf_sink *reply)
+{
+    struct node *node = (struct node *)(uintptr_t)host;
+    struct fab_request request = {0};
+    const char *why;
+
+    if (fab_request_parse(req, req_len, &request, &why) != FERRY_OK)
+        return FERRY_EINTERNAL;
+    atomic_fetch_add(&node->asked[request.ask], 1);
+    while (atomic_load(&node->hold))
+        usleep(100);
+    return fab_on_call(node->other->tp, node->name, req, req_len, reply);
+}
+
+static void node_open(struct node *node, const char *name, struct node *other,
+                      const struct ferry_kvs *config)
+{
+    struct ferry_mem_desc d = {
+        .size = sizeof(d), .len = LEN, .device = -1, .dmabuf_fd = -1, .access = ALL};
+
+    *node = (struct node){.level = FERRY_LOG_ERROR, .name = name, .other = other};
+    node->host = (struct ferry_host){.size = sizeof(node->host),
+                                     .log_level = &node->level,
+                                     .log = host_log,
+                                     .peer_call = peer_call};
+    node->mem = mmap(NULL, LEN, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    assert_true(node->mem != MAP_FAILED);
+    assert_int_equal(fab_open(&node->host, config, &node->tp), FERRY_OK);
+    d.addr = node->mem;
+    assert_int_equal(fab_mem_reg(node->tp, &d, 1, &node->mr), FERRY_OK);
+}
+
+static void node_close(struct node *node)
+{
+    if (node->mr)
+        fab_mem_dereg(node->tp, &node->mr, 1);
+    fab_close(node->tp);
+    munmap(node->mem, LEN);
+}
+
+/* What a node or a region of it tells others: one value. */
+struct told {
+    struct ferry_kv_sink sink; /* first */
+    struct ferry_kv kv;
+    struct ferry_kvs kvs;
+    char text[4096];
+};
+
+static ferry_status put(struct ferry_kv_sink *sink, const struct ferry_kv *kv)
+{
+    struct told *told = (struct told *)sink;
+
+    assert_true(kv->val_len < sizeof(told->text));
+    memcpy(told->text, kv->val, kv->val_len);
+    told->kv = (struct ferry_kv){FAB_KEY, told->text, kv->val_len, kv->flags};
+    told->kvs = (struct ferry_kvs){&told->kv, 1};
+    return FERRY_OK;
+}
+
+/* ---- ours attached to theirs */
+
+static struct {
+    struct ferry_peer *peer;
+    struct ferry_queue *queue;
+    struct ferry_rmem *rmem;
+} at;
+
+static const struct ferry_kv small_window[] = {
+    {"provider", "tcp", 3, FERRY_KV_TEXT},
+    {"core.bind", "127.0.0.1", 9, FERRY_KV_TEXT},
+    {"slice", "65536", 5, FERRY_KV_TEXT},
+    {"window", "262144", 6, FERRY_KV_TEXT},
+};
+
+static void pair_open(const struct ferry_kv *v, size_t n)
+{
+    const struct ferry_kvs config = {.v = v, .n = n};
+    struct ferry_queue_attr attr = {.size = sizeof(attr), .depth = 64};
+    struct told told = {.sink.put = put};
+
+    node_open(&theirs, "theirs", &ours, &config);
+    node_open(&ours, "ours", &theirs, &config);
+    assert_int_equal(fab_export_segment(theirs.tp, &told.sink), FERRY_OK);
+    assert_int_equal(fab_peer_open(ours.tp, "theirs", &told.kvs, &at.peer), FERRY_OK);
+    assert_int_equal(fab_queue_open(ours.tp, &attr, &at.queue), FERRY_OK);
+    assert_int_equal(fab_peer_attach(at.peer, at.queue, 10000), FERRY_OK);
+    assert_int_equal(fab_export_mem(theirs.mr, &told.sink), FERRY_OK);
+    assert_int_equal(fab_rmem_open(at.peer, (uintptr_t)theirs.mem, LEN, &told.kvs, &at.rmem),
+                     FERRY_OK);
+}
+
+static void pair_close(void)
+{
+    fab_peer_close(at.peer);
+    fab_queue_close(at.queue);
+    node_close(&ours);
+    node_close(&theirs);
+}
+
+/* ---- the tests */
+
+/* A region of theirs, the last half MiB of their memory, that they take back at once. */
+static struct ferry_rmem *revoked(void)
+{
+    struct ferry_mem_desc d = {.size = sizeof(d),
+                               .addr = theirs.mem + LEN - MIB / 2,
+                               .len = MIB / 2,
+                               .device = -1,
+                               .dmabuf_fd = -1,
+                               .access = ALL};
+    struct told told = {.sink.put = put};
+    struct ferry_rmem *rmem;
+    struct ferry_mr *mr;
+
+    assert_int_equal(fab_mem_reg(theirs.tp, &d, 1, &mr), FERRY_OK);
+    assert_int_equal(fab_export_mem(mr, &told.sink), FERRY_OK);
+    fab_mem_dereg(theirs.tp, &mr, 1);
+    assert_int_equal(fab_rmem_open(at.peer, (uintptr_t)d.addr, d.len, &told.kvs, &rmem),
+                     FERRY_OK);
+    return rmem;
+}
+
+static bool all_is(const uint8_t *mem, int value, size_t len)
+{
+    return mem[0] == value && memcmp(mem, mem + 1, len - 1) == 0;
+}
+
+/* One small WRITE, from its submit to its completion. */
+static void write_some(uint64_t cookie)
+{
+    struct ferry_xfer x = {ours.mr, at.rmem, ours.mem, 0, 4096};
+    struct ferry_list list = {.size = sizeof(list),
+                              .op = FERRY_OP_WRITE,
+                              .peer = at.peer,
+                              .v = &x,
+                              .n = 1,
+                              .cookie = cookie};
+    const uint64_t end_ns = ft_now_ns() + WAIT_NS;
+    struct ferry_comp comp;
+    uint32_t accepted;
+
+    assert_int_equal(fab_submit(at.queue, &list, &accepted), FERRY_OK);
+    while (fab_poll(at.queue, &comp, 1) == 0)
+        assert_true(ft_now_ns() < end_ns);
+    assert_int_equal(comp.cookie, cookie);
+    assert_int_equal(comp.status, FERRY_OK);
+}
+
+/*
+ * One list breaks the link, by a key that was taken back, and is cancelled before the link is
+ * made again. Its elements end once, and then neither side's memory changes any more.
+ */
+static void break_and_cancel(enum ferry_op op, uint64_t cookie)
+{
+    const size_t long_len = LEN - MIB;
+    struct ferry_xfer x[2] = {
+        {ours.mr, revoked(), ours.mem + long_len, 0, 4096},
+        {ours.mr, at.rmem, ours.mem, 0, long_len},
+    };
+    struct ferry_list list = {
+        .size = sizeof(list), .op = op, .peer = at.peer, .v = x, .n = 2, .cookie = cookie};
+    const unsigned opened = atomic_load(&ours.asked[FAB_OPEN]);
+    unsigned ended[2] = {0};
+    uint32_t accepted;
+    uint64_t end_ns = ft_now_ns() + WAIT_NS, quiet_ns = 0;
+    bool cancelled = false;
+
+    atomic_store(&ours.hold, true);
+    assert_int_equal(fab_submit(at.queue, &list, &accepted), FERRY_OK);
+    assert_int_equal(accepted, 2);
+    while (!quiet_ns || ft_now_ns() < quiet_ns) {
+        struct ferry_comp comp[4];
+        int32_t n = fab_poll(at.queue, comp, 4);
+        assert_true(n >= 0 && ft_now_ns() < end_ns);
+        for (int32_t i = 0; i < n; i++) {
+            assert_int_equal(comp[i].cookie, cookie);
+            for (uint32_t k = 0; k < comp[i].n; k++)
+                ended[comp[i].first + k]++;
+        }
+        if (!cancelled && atomic_load(&ours.asked[FAB_OPEN]) > opened) {
+            assert_int_equal(fab_cancel(at.queue, cookie), FERRY_OK);
+            cancelled = true;
+            atomic_store(&ours.hold, false);
+        }
+        if (ended[0] && ended[1] && !quiet_ns) {
+            memset(ours.mem, 1, long_len);
+            memset(theirs.mem, 2, long_len);
+            quiet_ns = ft_now_ns() + 50000000; /* what comes too late comes now */
+        }
+        usleep(100);
+    }
+    assert_true(cancelled);
+    assert_int_equal(ended[0], 1);
+    assert_int_equal(ended[1], 1);
+    assert_true(all_is(ours.mem, 1, long_len));
+    assert_true(all_is(theirs.mem, 2, long_len));
+    fab_rmem_close(x[0].rmem);
+}
+
+static void cancelled_while_broken_ends_once(void **state)
+{
+    pair_open(small_window, sizeof(small_window) / sizeof(small_window[0]));
+    atomic_store(&after_unlock_us, 3000);
+    for (uint64_t round = 0; round < 6; round++) {
+        write_some(100 + round);
+        break_and_cancel(round % 2 ? FERRY_OP_READ : FERRY_OP_WRITE, round);
+    }
+    atomic_store(&after_unlock_us, 0);
+    pair_close();
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(cancelled_while_broken_ends_once),
+    };
+    const char *why;
+
+    if (!fab_lib_get(&why)) {
+        printf("%s\n", why);
+        return 77;
+    }
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
