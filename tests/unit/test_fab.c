@@ -25,8 +25,10 @@
 
 /* ---- slow workers: the linker sends the transport's calls here (--wrap) */
 
-static atomic_uint after_unlock_us;
+static atomic_uint before_lock_us, after_unlock_us;
 
+int __real_pthread_mutex_lock(pthread_mutex_t *mutex);
+int __wrap_pthread_mutex_lock(pthread_mutex_t *mutex);
 int __real_pthread_mutex_unlock(pthread_mutex_t *mutex);
 int __wrap_pthread_mutex_unlock(pthread_mutex_t *mutex);
 
@@ -48,6 +50,12 @@ static void pause_worker(const atomic_uint *us)
 
     if (wait_us && is_worker())
         usleep(wait_us);
+}
+
+int __wrap_pthread_mutex_lock(pthread_mutex_t *mutex)
+{
+    pause_worker(&before_lock_us);
+    return __real_pthread_mutex_lock(mutex);
 }
 
 int __wrap_pthread_mutex_unlock(pthread_mutex_t *mutex)
@@ -293,10 +301,60 @@ static void cancelled_while_broken_ends_once(void **state)
     pair_close();
 }
 
+/*
+ * One list after the other for half a second, each cancelled at once where `cancel` says so.
+ * Their link always has something on its way, which always moves on.
+ */
+static void keep_busy(bool cancel)
+{
+    const uint64_t end_ns = ft_now_ns() + 500000000, fail_ns = end_ns + WAIT_NS;
+    struct ferry_xfer x = {ours.mr, at.rmem, ours.mem, 0, cancel ? LEN : LEN / 4};
+    struct ferry_list list = {
+        .size = sizeof(list), .op = FERRY_OP_WRITE, .peer = at.peer, .v = &x, .n = 1};
+    uint32_t submitted = 0, ended = 0;
+
+    while (ended < submitted || ft_now_ns() < end_ns) {
+        struct ferry_comp comp;
+        uint32_t accepted;
+        assert_true(ft_now_ns() < fail_ns);
+        if (submitted - ended < (cancel ? 1 : 2) && ft_now_ns() < end_ns) {
+            list.cookie = submitted++;
+            assert_int_equal(fab_submit(at.queue, &list, &accepted), FERRY_OK);
+            if (cancel)
+                assert_int_equal(fab_cancel(at.queue, list.cookie), FERRY_OK);
+        }
+        if (fab_poll(at.queue, &comp, 1) == 1) {
+            assert_int_equal(comp.status, cancel ? FERRY_ECANCELED : FERRY_OK);
+            ended++;
+        }
+    }
+}
+
+/* Their limits are so long that whoever is asked, or taken down, is so by mistake. */
+static void what_moves_is_neither_asked_nor_taken_down(void **state)
+{
+    static const struct ferry_kv patient[] = {
+        {"provider", "tcp", 3, FERRY_KV_TEXT},
+        {"core.bind", "127.0.0.1", 9, FERRY_KV_TEXT},
+        {"stall_ms", "600000", 6, FERRY_KV_TEXT},
+        {"cancel_ms", "600000", 6, FERRY_KV_TEXT},
+    };
+
+    pair_open(patient, sizeof(patient) / sizeof(patient[0]));
+    atomic_store(&before_lock_us, 3000);
+    keep_busy(false);
+    keep_busy(true);
+    atomic_store(&before_lock_us, 0);
+    assert_int_equal(atomic_load(&ours.asked[FAB_ALIVE]), 0);
+    assert_int_equal(atomic_load(&ours.asked[FAB_OPEN]), 1);
+    pair_close();
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(cancelled_while_broken_ends_once),
+        cmocka_unit_test(what_moves_is_neither_asked_nor_taken_down),
     };
     const char *why;
 

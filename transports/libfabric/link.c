@@ -319,10 +319,11 @@ void fab_link_work(struct fab_link *link)
 {
     struct ferry_queue *queue = link->queue;
     const struct fab_config *config = &queue->tp->config;
-    const uint64_t now = ft_now_ns();
     bool broken, stalled = false;
+    uint64_t now;
 
     pthread_mutex_lock(&queue->lock);
+    now = ft_now_ns(); /* as in is_due */
     if (link->state == LINK_UP && link->cancelled &&
         now - link->progress_ns > config->cancel_ms * UINT64_C(1000000)) {
         fab_link_break(link, 0);

@@ -7,7 +7,7 @@
 
 #include <signal.h>
 
-static bool is_due(struct fab_link *link, uint64_t now)
+static bool is_due(struct fab_link *link)
 {
     const struct fab_config *config = &link->queue->tp->config;
     bool due = false;
@@ -16,6 +16,8 @@ static bool is_due(struct fab_link *link, uint64_t now)
     if (link->state == LINK_BROKEN) {
         due = true;
     } else if (link->state == LINK_UP && link->n_posted) {
+        /* read under the lock, so that no time the poller set is ahead of it */
+        const uint64_t now = ft_now_ns();
         uint64_t quiet = now - link->progress_ns, stall = config->stall_ms * UINT64_C(1000000);
         due = (quiet > stall && now - link->asked_ns > stall) ||
               (link->cancelled && quiet > config->cancel_ms * UINT64_C(1000000));
@@ -26,10 +28,8 @@ static bool is_due(struct fab_link *link, uint64_t now)
 
 static struct fab_link *find_due(struct ferry_tp *tp)
 {
-    const uint64_t now = ft_now_ns();
-
     for (struct fab_link *link = tp->links; link; link = link->next)
-        if (!link->working && !link->closing && is_due(link, now))
+        if (!link->working && !link->closing && is_due(link))
             return link;
     return NULL;
 }
