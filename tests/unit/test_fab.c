@@ -2,16 +2,22 @@
 /*
  * What the libfabric transport's workers do beside a queue call. They are made slow where they
  * take and leave a lock, so that the call always comes between. Links the transport without its
- * table; both ends are in this process, over the provider tcp.
+ * table; both ends are in this process but where one is to be killed. Over the provider tcp.
  */
+#include <dirent.h>
+#include <poll.h>
 #include <pthread.h>
 #include <setjmp.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -66,18 +72,20 @@ int __wrap_pthread_mutex_unlock(pthread_mutex_t *mutex)
     return rc;
 }
 
-/* ---- two nodes, which answer each other's calls */
+/* ---- nodes, which answer each other's calls */
 
 struct node {
     struct ferry_host host; /* first */
     int level;
     const char *name;
-    struct node *other;
+    struct node *other; /* NULL = in another process, at the end of `calls` */
+    int calls;
     struct ferry_tp *tp;
     uint8_t *mem;
     struct ferry_mr *mr;
     atomic_uint asked[FAB_VALID + 1]; /* how often, by question */
-    atomic_bool hold;                 /* what it asks is not carried on meanwhile */
+    atomic_uint hold;                 /* bits, by question: not carried on meanwhile */
+    atomic_bool gone;                 /* it logged that a link is */
 };
 
 static struct node ours, theirs;
@@ -86,6 +94,29 @@ static void __attribute__((format(printf, 5, 6)))
 host_log(const struct ferry_host *host, enum ferry_log_level level, const char *file, int line,
          const char *fmt, ...)
 {
+    if (strstr(fmt, "its link is gone"))
+        atomic_store(&((struct node *)(uintptr_t)host)->gone, true);
+}
+
+/* One message each way: the request; a status and the answer. */
+static ferry_status call_process(int fd, const void *req, size_t req_len,
+                                 struct ferry_buf_sink *reply)
+{
+    static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+    ferry_status status = FERRY_EUNREACH;
+    char text[16384];
+    ssize_t n = -1;
+
+    pthread_mutex_lock(&lock);
+    if (send(fd, req, req_len, MSG_NOSIGNAL) == (ssize_t)req_len)
+        n = recv(fd, text, sizeof(text), 0);
+    pthread_mutex_unlock(&lock);
+    if (n < (ssize_t)sizeof(status))
+        return status;
+    memcpy(&status, text, sizeof(status));
+    return status == FERRY_OK
+               ? reply->append(reply, text + sizeof(status), (size_t)n - sizeof(status))
+               : status;
 }
 
 static ferry_status peer_call(const struct ferry_host *host, const char *peer_name,
@@ -99,18 +130,61 @@ static ferry_status peer_call(const struct ferry_host *host, const char *peer_na
     if (fab_request_parse(req, req_len, &request, &why) != FERRY_OK)
         return FERRY_EINTERNAL;
     atomic_fetch_add(&node->asked[request.ask], 1);
-    while (atomic_load(&node->hold))
+    while (atomic_load(&node->hold) & 1u << request.ask)
         usleep(100);
+    if (!node->other)
+        return call_process(node->calls, req, req_len, reply);
     return fab_on_call(node->other->tp, node->name, req, req_len, reply);
 }
 
-static void node_open(struct node *node, const char *name, struct node *other,
+struct answer {
+    struct ferry_buf_sink sink; /* first */
+    size_t len;
+    char text[16384];
+};
+
+static ferry_status append(struct ferry_buf_sink *sink, const void *data, size_t len)
+{
+    struct answer *answer = (struct answer *)sink;
+
+    if (len > sizeof(answer->text) - answer->len)
+        return FERRY_ENOMEM;
+    memcpy(answer->text + answer->len, data, len);
+    answer->len += len;
+    return FERRY_OK;
+}
+
+struct answering {
+    struct node *node;
+    const char *peer;
+    int fd;
+};
+
+/* What call_process asks, until its process has ended. */
+static void *answer_calls(void *arg)
+{
+    const struct answering *a = arg;
+    char req[16384];
+    ssize_t n;
+
+    while ((n = recv(a->fd, req, sizeof(req), 0)) > 0) {
+        struct answer answer = {.sink.append = append, .len = sizeof(ferry_status)};
+        ferry_status status = fab_on_call(a->node->tp, a->peer, req, (size_t)n, &answer.sink);
+        memcpy(answer.text, &status, sizeof(status));
+        if (send(a->fd, answer.text, answer.len, MSG_NOSIGNAL) < 0)
+            break;
+    }
+    return NULL;
+}
+
+static void node_open(struct node *node, const char *name, struct node *other, int calls,
                       const struct ferry_kvs *config)
 {
     struct ferry_mem_desc d = {
         .size = sizeof(d), .len = LEN, .device = -1, .dmabuf_fd = -1, .access = ALL};
 
-    *node = (struct node){.level = FERRY_LOG_ERROR, .name = name, .other = other};
+    *node =
+        (struct node){.level = FERRY_LOG_INFO, .name = name, .other = other, .calls = calls};
     node->host = (struct ferry_host){.size = sizeof(node->host),
                                      .log_level = &node->level,
                                      .log = host_log,
@@ -157,6 +231,12 @@ static struct {
     struct ferry_rmem *rmem;
 } at;
 
+static const struct ferry_kv plain[] = {
+    {"provider", "tcp", 3, FERRY_KV_TEXT},
+    {"core.bind", "127.0.0.1", 9, FERRY_KV_TEXT},
+};
+static const struct ferry_kvs plain_config = {plain, 2};
+
 static const struct ferry_kv small_window[] = {
     {"provider", "tcp", 3, FERRY_KV_TEXT},
     {"core.bind", "127.0.0.1", 9, FERRY_KV_TEXT},
@@ -164,18 +244,25 @@ static const struct ferry_kv small_window[] = {
     {"window", "262144", 6, FERRY_KV_TEXT},
 };
 
+static void attach(struct node *node, const char *name, const struct ferry_kvs *segment,
+                   struct ferry_peer **peer_out, struct ferry_queue **queue_out)
+{
+    struct ferry_queue_attr attr = {.size = sizeof(attr), .depth = 64};
+
+    assert_int_equal(fab_peer_open(node->tp, name, segment, peer_out), FERRY_OK);
+    assert_int_equal(fab_queue_open(node->tp, &attr, queue_out), FERRY_OK);
+    assert_int_equal(fab_peer_attach(*peer_out, *queue_out, 10000), FERRY_OK);
+}
+
 static void pair_open(const struct ferry_kv *v, size_t n)
 {
     const struct ferry_kvs config = {.v = v, .n = n};
-    struct ferry_queue_attr attr = {.size = sizeof(attr), .depth = 64};
     struct told told = {.sink.put = put};
 
-    node_open(&theirs, "theirs", &ours, &config);
-    node_open(&ours, "ours", &theirs, &config);
+    node_open(&theirs, "theirs", &ours, -1, &config);
+    node_open(&ours, "ours", &theirs, -1, &config);
     assert_int_equal(fab_export_segment(theirs.tp, &told.sink), FERRY_OK);
-    assert_int_equal(fab_peer_open(ours.tp, "theirs", &told.kvs, &at.peer), FERRY_OK);
-    assert_int_equal(fab_queue_open(ours.tp, &attr, &at.queue), FERRY_OK);
-    assert_int_equal(fab_peer_attach(at.peer, at.queue, 10000), FERRY_OK);
+    attach(&ours, "theirs", &told.kvs, &at.peer, &at.queue);
     assert_int_equal(fab_export_mem(theirs.mr, &told.sink), FERRY_OK);
     assert_int_equal(fab_rmem_open(at.peer, (uintptr_t)theirs.mem, LEN, &told.kvs, &at.rmem),
                      FERRY_OK);
@@ -257,7 +344,7 @@ static void break_and_cancel(enum ferry_op op, uint64_t cookie)
     uint64_t end_ns = ft_now_ns() + WAIT_NS, quiet_ns = 0;
     bool cancelled = false;
 
-    atomic_store(&ours.hold, true);
+    atomic_store(&ours.hold, 1u << FAB_OPEN);
     assert_int_equal(fab_submit(at.queue, &list, &accepted), FERRY_OK);
     assert_int_equal(accepted, 2);
     while (!quiet_ns || ft_now_ns() < quiet_ns) {
@@ -272,7 +359,7 @@ static void break_and_cancel(enum ferry_op op, uint64_t cookie)
         if (!cancelled && atomic_load(&ours.asked[FAB_OPEN]) > opened) {
             assert_int_equal(fab_cancel(at.queue, cookie), FERRY_OK);
             cancelled = true;
-            atomic_store(&ours.hold, false);
+            atomic_store(&ours.hold, 0);
         }
         if (ended[0] && ended[1] && !quiet_ns) {
             memset(ours.mem, 1, long_len);
@@ -350,14 +437,127 @@ static void what_moves_is_neither_asked_nor_taken_down(void **state)
     pair_close();
 }
 
+static void wait_for(bool (*holds)(void))
+{
+    const uint64_t end_ns = ft_now_ns() + WAIT_NS;
+
+    while (!holds()) {
+        assert_true(ft_now_ns() < end_ns);
+        usleep(1000);
+    }
+}
+
+static bool they_are_asked(void)
+{
+    return atomic_load(&theirs.asked[FAB_VALID]) > 0;
+}
+
+/* ---- a process to be killed */
+
+static struct {
+    pid_t pid;
+    int up, down, ready; /* its calls; calls to it; readable once it is attached */
+} process;
+
+/* Attaches to whoever tells it its segment, and stays. Outside of a test: what fails here ends
+ * the process. */
+static void initiate(int up, int down, int ready)
+{
+    struct answering answering = {&ours, "theirs", down};
+    struct told told;
+    ssize_t n = recv(up, told.text, sizeof(told.text), 0);
+
+    if (n <= 0)
+        _exit(0);
+    told.kv = (struct ferry_kv){FAB_KEY, told.text, (uint32_t)n, FERRY_KV_JSON};
+    told.kvs = (struct ferry_kvs){&told.kv, 1};
+    node_open(&ours, "ours", NULL, up, &plain_config);
+    attach(&ours, "theirs", &told.kvs, &at.peer, &at.queue);
+    if (write(ready, "", 1) == 1)
+        answer_calls(&answering);
+    _exit(1);
+}
+
+/* Before there is any thread. */
+static void process_start(void)
+{
+    int up[2], down[2], ready[2];
+
+    assert_int_equal(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, up), 0);
+    assert_int_equal(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, down), 0);
+    assert_int_equal(pipe(ready), 0);
+    process.pid = fork();
+    assert_true(process.pid >= 0);
+    if (process.pid == 0) {
+        prctl(PR_SET_PDEATHSIG, SIGKILL);
+        close(up[0]);
+        close(down[0]);
+        initiate(up[1], down[1], ready[1]);
+    }
+    close(up[1]);
+    close(down[1]);
+    close(ready[1]);
+    process.up = up[0];
+    process.down = down[0];
+    process.ready = ready[0];
+}
+
+static unsigned descriptors(void)
+{
+    DIR *dir = opendir("/proc/self/fd");
+    unsigned n = 0;
+
+    assert_non_null(dir);
+    while (readdir(dir))
+        n++;
+    closedir(dir);
+    return n;
+}
+
+static unsigned descriptors_before;
+
+static bool it_is_cleaned_up(void)
+{
+    return atomic_load(&theirs.gone) && descriptors() == descriptors_before;
+}
+
+/* Nobody here but it; nothing tells that it has died. */
+static void what_is_served_to_a_killed_process_goes(void **state)
+{
+    struct answering answering = {&theirs, "ours", process.up};
+    struct pollfd ready = {.fd = process.ready, .events = POLLIN};
+    struct told told = {.sink.put = put};
+    pthread_t thread;
+    char byte;
+
+    node_open(&theirs, "theirs", NULL, process.down, &plain_config);
+    assert_int_equal(fab_export_segment(theirs.tp, &told.sink), FERRY_OK);
+    descriptors_before = descriptors();
+    assert_int_equal(send(process.up, told.text, told.kv.val_len, 0), told.kv.val_len);
+    assert_int_equal(pthread_create(&thread, NULL, answer_calls, &answering), 0);
+    assert_int_equal(poll(&ready, 1, 30000), 1);
+    assert_int_equal(read(process.ready, &byte, 1), 1);
+    wait_for(they_are_asked);
+    usleep(100000);
+    assert_true(descriptors() > descriptors_before); /* it answers, and is served on */
+    assert_false(atomic_load(&theirs.gone));
+    assert_int_equal(kill(process.pid, SIGKILL), 0);
+    assert_int_equal(waitpid(process.pid, NULL, 0), process.pid);
+    wait_for(it_is_cleaned_up);
+    assert_int_equal(pthread_join(thread, NULL), 0);
+    node_close(&theirs);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(cancelled_while_broken_ends_once),
         cmocka_unit_test(what_moves_is_neither_asked_nor_taken_down),
+        cmocka_unit_test(what_is_served_to_a_killed_process_goes),
     };
     const char *why;
 
+    process_start();
     if (!fab_lib_get(&why)) {
         printf("%s\n", why);
         return 77;

@@ -32,6 +32,9 @@
 #define FAB_CONNECT_MS 5000u /* for a link that is made again */
 #define FAB_MAX_TRIES  3u    /* of a link, in a row, without progress */
 #define FAB_MAX_STALLS 2u    /* then a link is made again though its peer answers */
+#ifndef FAB_OLD_MS           /* tests wait less */
+#define FAB_OLD_MS 60000u    /* after so long the sender of a served link is asked after it */
+#endif
 
 struct fab_config {
     char provider[FAB_NAME_MAX]; /* "" = the best that is here */
@@ -209,7 +212,7 @@ struct ferry_tp {
 
     pthread_mutex_t serve_lock;
     struct fab_served *served;
-    uint32_t n_served;
+    atomic_uint n_served;    /* changed under its lock */
     uint64_t serve_since_ns; /* the youngest of them */
     uint64_t serve_serial;   /* of the last one */
     pthread_t progress;
@@ -245,8 +248,8 @@ void fab_serve_close(struct ferry_tp *tp);
 ferry_status fab_on_call(struct ferry_tp *tp, const char *peer_name, const void *req,
                          size_t req_len, struct ferry_buf_sink *reply);
 void fab_serve_poke(struct ferry_tp *tp); /* its thread shall look at n_armed again */
-/* Asks after those not heard of for long. False: none is served. */
-bool fab_serve_check_old(struct ferry_tp *tp);
+/* Asks after those that were not asked after for FAB_OLD_MS. */
+void fab_serve_check_old(struct ferry_tp *tp);
 
 /* peer.c */
 ferry_status fab_peer_open(struct ferry_tp *tp, const char *peer_name,

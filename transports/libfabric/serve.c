@@ -21,7 +21,6 @@
 
 #define POLL_NS     50000L
 #define GAP_NS      UINT64_C(300000000)
-#define OLD_NS      UINT64_C(60000000000)
 #define YOUNG_NS    UINT64_C(200000000)
 #define SLEEP_MS    100 /* while it serves: not every provider wakes for all that it has to do */
 #define MAX_EVENTS  32
@@ -132,16 +131,12 @@ static void check_served(struct ferry_tp *tp, uint64_t before_ns)
     }
 }
 
-bool fab_serve_check_old(struct ferry_tp *tp)
+void fab_serve_check_old(struct ferry_tp *tp)
 {
-    uint64_t now = ft_now_ns();
+    const uint64_t now = ft_now_ns(), old = FAB_OLD_MS * UINT64_C(1000000);
 
-    if (now > OLD_NS)
-        check_served(tp, now - OLD_NS);
-    pthread_mutex_lock(&tp->serve_lock);
-    bool some = tp->served != NULL;
-    pthread_mutex_unlock(&tp->serve_lock);
-    return some;
+    if (now > old)
+        check_served(tp, now - old);
 }
 
 /* ---- the thread */
@@ -320,6 +315,9 @@ static ferry_status serve_link(struct ferry_tp *tp, const char *peer_name,
         return status;
     }
     fab_serve_poke(tp);
+    pthread_mutex_lock(&tp->lock); /* no worker is between its look at n_served and its sleep */
+    pthread_cond_broadcast(&tp->wake);
+    pthread_mutex_unlock(&tp->lock);
     reply->word = device->words[0];
     reply->word_key = device->word_key;
     reply->word_addr = device->word_addr;

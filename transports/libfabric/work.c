@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * The workers: threads that do for links what blocks. They look for what is due themselves, so
- * that a queue call only has to change a state. Asleep where there are no links.
+ * that a queue call only has to change a state. Asleep where there are no links and nothing is
+ * served.
  */
 #include "fab.h"
 
@@ -67,11 +68,11 @@ static void *work(void *arg)
             pthread_cond_wait(&tp->wake, &tp->lock);
         } else {
             pthread_mutex_unlock(&tp->lock);
-            bool serving = fab_serve_check_old(tp);
+            fab_serve_check_old(tp);
             pthread_mutex_lock(&tp->lock);
             if (tp->stop)
                 break;
-            if (tp->links || serving)
+            if (tp->links || atomic_load(&tp->n_served))
                 tick(tp);
             else
                 pthread_cond_wait(&tp->wake, &tp->lock);
