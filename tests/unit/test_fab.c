@@ -452,6 +452,49 @@ static bool they_are_asked(void)
     return atomic_load(&theirs.asked[FAB_VALID]) > 0;
 }
 
+static bool ours_is_stalled(void)
+{
+    return atomic_load(&ours.asked[FAB_ALIVE]) > 0;
+}
+
+static bool we_ask(void)
+{
+    return atomic_load(&ours.asked[FAB_VALID]) > 0;
+}
+
+/* Whoever reaches us does not answer whether it still wants its link; we see that another one
+ * does not move all the same. */
+static void the_clock_goes_on_while_one_is_asked(void **state)
+{
+    struct told told = {.sink.put = put};
+    struct ferry_peer *peer;
+    struct ferry_queue *queue;
+    struct ferry_xfer x;
+    struct ferry_list list = {
+        .size = sizeof(list), .op = FERRY_OP_WRITE, .v = &x, .n = 1, .cookie = 1};
+    struct ferry_comp comp;
+    uint32_t accepted;
+
+    pair_open(plain, sizeof(plain) / sizeof(plain[0]));
+    assert_int_equal(fab_export_segment(ours.tp, &told.sink), FERRY_OK);
+    attach(&theirs, "ours", &told.kvs, &peer, &queue);
+    atomic_store(&ours.hold, 1u << FAB_VALID);
+    wait_for(we_ask);
+    pthread_mutex_lock(&theirs.tp->serve_lock); /* nothing that reaches them moves on */
+    list.peer = at.peer;
+    x = (struct ferry_xfer){ours.mr, at.rmem, ours.mem, 0, LEN};
+    assert_int_equal(fab_submit(at.queue, &list, &accepted), FERRY_OK);
+    wait_for(ours_is_stalled);
+    pthread_mutex_unlock(&theirs.tp->serve_lock);
+    atomic_store(&ours.hold, 0);
+    while (fab_poll(at.queue, &comp, 1) == 0)
+        ;
+    assert_int_equal(comp.status, FERRY_OK);
+    fab_peer_close(peer);
+    fab_queue_close(queue);
+    pair_close();
+}
+
 /* ---- a process to be killed */
 
 static struct {
@@ -553,6 +596,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(cancelled_while_broken_ends_once),
         cmocka_unit_test(what_moves_is_neither_asked_nor_taken_down),
+        cmocka_unit_test(the_clock_goes_on_while_one_is_asked),
         cmocka_unit_test(what_is_served_to_a_killed_process_goes),
     };
     const char *why;

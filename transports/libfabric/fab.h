@@ -207,6 +207,8 @@ struct ferry_tp {
     struct ferry_mr *mrs;
     struct ferry_queue *queues[FAB_MAX_QUEUES];
     bool stop;
+    bool ticking, asking; /* a worker has the clock; one asks after what we serve */
+    uint64_t ask_ns;      /* when that is due */
     uint32_t n_workers;
     pthread_t worker[FAB_WORKERS];
 
@@ -248,8 +250,8 @@ void fab_serve_close(struct ferry_tp *tp);
 ferry_status fab_on_call(struct ferry_tp *tp, const char *peer_name, const void *req,
                          size_t req_len, struct ferry_buf_sink *reply);
 void fab_serve_poke(struct ferry_tp *tp); /* its thread shall look at n_armed again */
-/* Asks after those that were not asked after for FAB_OLD_MS. */
-void fab_serve_check_old(struct ferry_tp *tp);
+/* Asks after one that was not asked after for FAB_OLD_MS. False: there is none. */
+bool fab_serve_check_old(struct ferry_tp *tp);
 
 /* peer.c */
 ferry_status fab_peer_open(struct ferry_tp *tp, const char *peer_name,

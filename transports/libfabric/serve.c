@@ -106,37 +106,36 @@ static bool still_valid(struct ferry_tp *tp, const char *peer, const char *insta
     return valid;
 }
 
-/* Asks after each one last heard of before that. */
-static void check_served(struct ferry_tp *tp, uint64_t before_ns)
+/* Asks after one last heard of before that. False: there is none. */
+static bool check_one(struct ferry_tp *tp, uint64_t before_ns)
 {
-    for (;;) {
-        char peer[sizeof(tp->served->peer)], instance[FT_INSTANCE_MAX];
-        uint64_t link, serial;
-        struct fab_served *served;
-        pthread_mutex_lock(&tp->serve_lock);
-        for (served = tp->served; served && served->checked_ns >= before_ns;)
-            served = served->next;
-        if (served) {
-            served->checked_ns = ft_now_ns();
-            strcpy(peer, served->peer);
-            strcpy(instance, served->instance);
-            link = served->link;
-            serial = served->serial;
-        }
-        pthread_mutex_unlock(&tp->serve_lock);
-        if (!served)
-            return;
-        if (!still_valid(tp, peer, instance, link) && drop(tp, instance, link, serial))
-            FT_LOG(tp->host, FERRY_LOG_INFO, "peer %s: its link is gone", peer);
+    char peer[sizeof(tp->served->peer)], instance[FT_INSTANCE_MAX];
+    uint64_t link, serial;
+    struct fab_served *served;
+
+    pthread_mutex_lock(&tp->serve_lock);
+    for (served = tp->served; served && served->checked_ns >= before_ns;)
+        served = served->next;
+    if (served) {
+        served->checked_ns = ft_now_ns();
+        strcpy(peer, served->peer);
+        strcpy(instance, served->instance);
+        link = served->link;
+        serial = served->serial;
     }
+    pthread_mutex_unlock(&tp->serve_lock);
+    if (!served)
+        return false;
+    if (!still_valid(tp, peer, instance, link) && drop(tp, instance, link, serial))
+        FT_LOG(tp->host, FERRY_LOG_INFO, "peer %s: its link is gone", peer);
+    return true;
 }
 
-void fab_serve_check_old(struct ferry_tp *tp)
+bool fab_serve_check_old(struct ferry_tp *tp)
 {
     const uint64_t now = ft_now_ns(), old = FAB_OLD_MS * UINT64_C(1000000);
 
-    if (now > old)
-        check_served(tp, now - old);
+    return now > old && check_one(tp, now - old);
 }
 
 /* ---- the thread */
@@ -210,6 +209,14 @@ static bool wait_for_work(struct ferry_tp *tp, const struct round *round, bool *
     return round->timeout_ms < 0 || ft_now_ns() - before < GAP_NS;
 }
 
+static void check_all(struct ferry_tp *tp)
+{
+    const uint64_t now = ft_now_ns();
+
+    while (check_one(tp, now))
+        ;
+}
+
 static void *progress_main(void *arg)
 {
     struct ferry_tp *tp = arg;
@@ -222,7 +229,7 @@ static void *progress_main(void *arg)
         struct round round = progress_all(tp);
         bool steady = ft_now_ns() - begin < GAP_NS;
         if (!wait_for_work(tp, &round, &stop) || !steady)
-            check_served(tp, ft_now_ns());
+            check_all(tp);
     }
     return NULL;
 }
@@ -316,7 +323,7 @@ static ferry_status serve_link(struct ferry_tp *tp, const char *peer_name,
     }
     fab_serve_poke(tp);
     pthread_mutex_lock(&tp->lock); /* no worker is between its look at n_served and its sleep */
-    pthread_cond_broadcast(&tp->wake);
+    pthread_cond_signal(&tp->wake);
     pthread_mutex_unlock(&tp->lock);
     reply->word = device->words[0];
     reply->word_key = device->word_key;

@@ -1,12 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * The workers: threads that do for links what blocks. They look for what is due themselves, so
- * that a queue call only has to change a state. Asleep where there are no links and nothing is
- * served.
+ * that a queue call only has to change a state. One that has nothing to do has the clock; all
+ * are asleep where there are no links and nothing is served.
  */
 #include "fab.h"
 
 #include <signal.h>
+
+#define ASK_NS (FAB_OLD_MS * UINT64_C(1000000) / 8) /* between two looks for old ones */
 
 static bool is_due(struct fab_link *link)
 {
@@ -49,33 +51,34 @@ static void tick(struct ferry_tp *tp)
 static void *work(void *arg)
 {
     struct ferry_tp *tp = arg;
-    bool first;
 
     pthread_setname_np(pthread_self(), "fy-fab-work");
     pthread_mutex_lock(&tp->lock);
-    first = pthread_equal(pthread_self(), tp->worker[0]); /* it has the clock */
     while (!tp->stop) {
         struct fab_link *link = find_due(tp);
         if (link) {
             link->working = true;
-            pthread_cond_signal(&tp->wake); /* there may be more */
+            pthread_cond_signal(&tp->wake); /* there may be more, and there is the clock */
             pthread_mutex_unlock(&tp->lock);
             fab_link_work(link);
             pthread_mutex_lock(&tp->lock);
             link->working = false;
             pthread_cond_broadcast(&tp->idle);
-        } else if (!first) {
-            pthread_cond_wait(&tp->wake, &tp->lock);
-        } else {
+        } else if (!tp->asking && atomic_load(&tp->n_served) && ft_now_ns() > tp->ask_ns) {
+            tp->asking = true; /* one alone: who does not answer keeps no other from links */
+            pthread_cond_signal(&tp->wake);
             pthread_mutex_unlock(&tp->lock);
-            fab_serve_check_old(tp);
+            bool more = fab_serve_check_old(tp);
             pthread_mutex_lock(&tp->lock);
-            if (tp->stop)
-                break;
-            if (tp->links || atomic_load(&tp->n_served))
-                tick(tp);
-            else
-                pthread_cond_wait(&tp->wake, &tp->lock);
+            tp->asking = false;
+            if (!more)
+                tp->ask_ns = ft_now_ns() + ASK_NS;
+        } else if (!tp->ticking && (tp->links || atomic_load(&tp->n_served))) {
+            tp->ticking = true;
+            tick(tp);
+            tp->ticking = false;
+        } else {
+            pthread_cond_wait(&tp->wake, &tp->lock);
         }
     }
     pthread_mutex_unlock(&tp->lock);
