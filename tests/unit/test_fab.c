@@ -584,6 +584,9 @@ static void what_is_served_to_a_killed_process_goes(void **state)
     usleep(100000);
     assert_true(descriptors() > descriptors_before); /* it answers, and is served on */
     assert_false(atomic_load(&theirs.gone));
+    assert_int_equal(kill(process.pid, SIGSTOP), 0); /* in a debugger, say */
+    usleep(1500000);
+    assert_false(atomic_load(&theirs.gone));
     assert_int_equal(kill(process.pid, SIGKILL), 0);
     assert_int_equal(waitpid(process.pid, NULL, 0), process.pid);
     wait_for(it_is_cleaned_up);

@@ -35,6 +35,8 @@
 #ifndef FAB_OLD_MS           /* tests wait less */
 #define FAB_OLD_MS 60000u    /* after so long the sender of a served link is asked after it */
 #endif
+#define FAB_PATIENCE 10u /* so often it may say nothing: a debugger holds it, a cable is out   \
+                          */
 
 struct fab_config {
     char provider[FAB_NAME_MAX]; /* "" = the best that is here */
@@ -185,8 +187,9 @@ struct fab_served {
     char peer[256];
     char instance[FT_INSTANCE_MAX];
     uint64_t link;
-    uint64_t serial; /* tells it from another of the same link, from 1 */
-    uint64_t checked_ns;
+    uint64_t serial;     /* tells it from another of the same link, from 1 */
+    uint64_t checked_ns; /* when its sender was last asked after it */
+    uint32_t silent;     /* how often in a row without an answer */
     struct fab_device *device;
     struct fab_end end;
 };

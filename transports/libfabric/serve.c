@@ -78,16 +78,16 @@ static ferry_status append(struct ferry_buf_sink *sink, const void *data, size_t
     return FERRY_OK;
 }
 
-/* Is the link of this sender still there? Where it does not answer it is not. */
-static bool still_valid(struct ferry_tp *tp, const char *peer, const char *instance,
-                        uint64_t link)
+/* Is the link of this sender still there? FERRY_OK: yes. FERRY_ETIMEDOUT: it says nothing. */
+static ferry_status ask_sender(struct ferry_tp *tp, const char *peer, const char *instance,
+                               uint64_t link)
 {
     struct fab_request *request = calloc(1, sizeof(*request));
     struct fab_reply *reply = calloc(1, sizeof(*reply));
     struct reply_sink sink = {.sink.append = append};
     const char *why;
     char *text = NULL;
-    bool valid = false;
+    ferry_status status = FERRY_ETIMEDOUT;
 
     if (request && reply) {
         request->ask = FAB_VALID;
@@ -96,22 +96,37 @@ static bool still_valid(struct ferry_tp *tp, const char *peer, const char *insta
         strcpy(request->expect, instance);
         text = fab_request_encode(request);
     }
-    if (text && tp->host->peer_call(tp->host, peer, text, strlen(text), FAB_CONTROL_MS,
-                                    &sink.sink) == FERRY_OK)
-        valid = fab_reply_parse(sink.text, sink.len, reply, &why) == FERRY_OK &&
-                reply->status == FERRY_OK;
+    if (text)
+        status =
+            tp->host->peer_call(tp->host, peer, text, strlen(text), FAB_CONTROL_MS, &sink.sink);
+    if (text && !status)
+        status = fab_reply_parse(sink.text, sink.len, reply, &why) == FERRY_OK
+                     ? (ferry_status)reply->status
+                     : FERRY_EIO;
     free(text);
     free(reply);
     free(request);
-    return valid;
+    return status;
 }
 
-/* Asks after one last heard of before that. False: there is none. */
-static bool check_one(struct ferry_tp *tp, uint64_t before_ns)
+static void heard(struct ferry_tp *tp, uint64_t serial)
+{
+    pthread_mutex_lock(&tp->serve_lock);
+    for (struct fab_served *served = tp->served; served; served = served->next)
+        if (served->serial == serial)
+            served->silent = 0;
+    pthread_mutex_unlock(&tp->serve_lock);
+}
+
+/* Asks after one last heard of before that. Who says nothing may do so `patience` times in a
+ * row. False: there is none. */
+static bool check_one(struct ferry_tp *tp, uint64_t before_ns, uint32_t patience)
 {
     char peer[sizeof(tp->served->peer)], instance[FT_INSTANCE_MAX];
     uint64_t link, serial;
+    uint32_t silent;
     struct fab_served *served;
+    ferry_status status;
 
     pthread_mutex_lock(&tp->serve_lock);
     for (served = tp->served; served && served->checked_ns >= before_ns;)
@@ -122,11 +137,16 @@ static bool check_one(struct ferry_tp *tp, uint64_t before_ns)
         strcpy(instance, served->instance);
         link = served->link;
         serial = served->serial;
+        silent = served->silent++;
     }
     pthread_mutex_unlock(&tp->serve_lock);
     if (!served)
         return false;
-    if (!still_valid(tp, peer, instance, link) && drop(tp, instance, link, serial))
+    status = ask_sender(tp, peer, instance, link);
+    if (!status)
+        heard(tp, serial);
+    else if ((status != FERRY_ETIMEDOUT || silent >= patience) &&
+             drop(tp, instance, link, serial))
         FT_LOG(tp->host, FERRY_LOG_INFO, "peer %s: its link is gone", peer);
     return true;
 }
@@ -135,7 +155,7 @@ bool fab_serve_check_old(struct ferry_tp *tp)
 {
     const uint64_t now = ft_now_ns(), old = FAB_OLD_MS * UINT64_C(1000000);
 
-    return now > old && check_one(tp, now - old);
+    return now > old && check_one(tp, now - old, FAB_PATIENCE);
 }
 
 /* ---- the thread */
@@ -213,7 +233,7 @@ static void check_all(struct ferry_tp *tp)
 {
     const uint64_t now = ft_now_ns();
 
-    while (check_one(tp, now))
+    while (check_one(tp, now, 0)) /* we stood still: who does not answer may have given up */
         ;
 }
 
