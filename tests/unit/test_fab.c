@@ -99,17 +99,22 @@ host_log(const struct ferry_host *host, enum ferry_log_level level, const char *
 }
 
 /* One message each way: the request; a status and the answer. */
-static ferry_status call_process(int fd, const void *req, size_t req_len,
+static ferry_status call_process(int fd, const void *req, size_t req_len, uint32_t timeout_ms,
                                  struct ferry_buf_sink *reply)
 {
     static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
     ferry_status status = FERRY_EUNREACH;
+    struct pollfd answered = {.fd = fd, .events = POLLIN};
     char text[16384];
     ssize_t n = -1;
 
     pthread_mutex_lock(&lock);
-    if (send(fd, req, req_len, MSG_NOSIGNAL) == (ssize_t)req_len)
-        n = recv(fd, text, sizeof(text), 0);
+    if (send(fd, req, req_len, MSG_NOSIGNAL) == (ssize_t)req_len) {
+        if (poll(&answered, 1, (int)timeout_ms) == 1)
+            n = recv(fd, text, sizeof(text), 0);
+        else
+            status = FERRY_ETIMEDOUT; /* it is stopped for good: no late answer comes */
+    }
     pthread_mutex_unlock(&lock);
     if (n < (ssize_t)sizeof(status))
         return status;
@@ -133,7 +138,7 @@ static ferry_status peer_call(const struct ferry_host *host, const char *peer_na
     while (atomic_load(&node->hold) & 1u << request.ask)
         usleep(100);
     if (!node->other)
-        return call_process(node->calls, req, req_len, reply);
+        return call_process(node->calls, req, req_len, timeout_ms, reply);
     return fab_on_call(node->other->tp, node->name, req, req_len, reply);
 }
 
@@ -585,7 +590,7 @@ static void what_is_served_to_a_killed_process_goes(void **state)
     assert_true(descriptors() > descriptors_before); /* it answers, and is served on */
     assert_false(atomic_load(&theirs.gone));
     assert_int_equal(kill(process.pid, SIGSTOP), 0); /* in a debugger, say */
-    usleep(1500000);
+    usleep(3000000);
     assert_false(atomic_load(&theirs.gone));
     assert_int_equal(kill(process.pid, SIGKILL), 0);
     assert_int_equal(waitpid(process.pid, NULL, 0), process.pid);

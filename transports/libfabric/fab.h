@@ -35,8 +35,7 @@
 #ifndef FAB_OLD_MS           /* tests wait less */
 #define FAB_OLD_MS 60000u    /* after so long the sender of a served link is asked after it */
 #endif
-#define FAB_PATIENCE 10u /* so often it may say nothing: a debugger holds it, a cable is out   \
-                          */
+#define FAB_PATIENCE 10u /* questions in a row that it may leave unanswered */
 
 struct fab_config {
     char provider[FAB_NAME_MAX]; /* "" = the best that is here */
