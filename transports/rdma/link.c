@@ -162,6 +162,21 @@ static void next_remote(struct rdma_rail *rail)
     while (!remote->device[rail->remote].usable);
 }
 
+/*
+ * What a rail fails with, as the link's own failure: of the peer, whatever was in the way,
+ * which is in the log. A lesser status would be taken for the fault of one element after the
+ * other, and nobody would connect again.
+ */
+static ferry_status of_peer(const struct rdma_rail *rail, ferry_status status)
+{
+    if (status == FERRY_OK || ferry_status_scope(status) >= FERRY_SCOPE_PEER)
+        return status;
+    FT_LOG(rail->link->queue->tp->host, FERRY_LOG_DEBUG,
+           "the rail to %s failed with status %d: it counts as unreachable",
+           rail->link->peer->name, status);
+    return FERRY_EUNREACH;
+}
+
 /* A rail that could not be brought back. Whether the link lives on depends on the others. */
 static void give_up(struct rdma_rail *rail, ferry_status status)
 {
@@ -169,6 +184,7 @@ static void give_up(struct rdma_rail *rail, ferry_status status)
     struct ferry_tp *tp = link->queue->tp;
     const struct rdma_remote *remote = &link->peer->remote;
 
+    status = of_peer(rail, status);
     next_remote(rail);
     rail->failures++;
     if (!any_other(rail)) {
@@ -320,7 +336,7 @@ ferry_status rdma_link_connect(struct rdma_link *link, uint32_t timeout_ms)
                 return FERRY_ETIMEDOUT;
             }
         while (rail->state == RAIL_DOWN && tries-- && ft_now_ns() < deadline) {
-            status = connect_rail(rail, deadline);
+            status = of_peer(rail, connect_rail(rail, deadline));
             if (status != FERRY_OK)
                 next_remote(rail);
             if (status != FERRY_EUNREACH)

@@ -1,0 +1,57 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Rails that break and do not come back, as the rdma transport has it. */
+#include "fake_rdma.h"
+
+#define KIB UINT64_C(1024)
+#define MIB (KIB * KIB)
+
+static void a_failed_link_is_the_peers_fault(void **state)
+{
+    static const ferry_status refusals[] = {FERRY_ENOMEM, FERRY_ENOENT, FERRY_EINVAL, FERRY_EIO,
+                                            0 /* no refusal: no queue pair to be had here */};
+
+    for (size_t i = 0; i < sizeof(refusals) / sizeof(refusals[0]); i++) {
+        struct ferry_tp *tp = fake_open(1);
+        struct ferry_queue *queue = fake_queue(tp);
+        struct ferry_peer *peer = fake_peer(tp);
+        struct fake_memory m;
+        ferry_status status;
+
+        fake_memory(peer, MIB, &m);
+        assert_int_equal(rdma_peer_attach(peer, queue, 1000), FERRY_OK);
+        assert_int_equal(fake_write(queue, &m, 1, KIB, &status), 1);
+        assert_int_equal(fake_ended(queue), FERRY_OK);
+
+        fake.data = DATA_FAILS;
+        fake.refusal = refusals[i];
+        fake.answer = refusals[i] ? REFUSES : ANSWERS;
+        fake.no_qp = !refusals[i];
+        assert_int_equal(fake_write(queue, &m, 1, KIB, &status), 1);
+        assert_int_equal(fake_ended(queue), FERRY_EUNREACH);
+        assert_int_equal(fake_write(queue, &m, 1, KIB, &status), 0);
+        assert_int_equal(status, FERRY_EUNREACH);
+
+        /* nor does another attempt say anything else, while it lasts */
+        assert_int_equal(rdma_peer_attach(peer, queue, 1000), FERRY_EUNREACH);
+        assert_int_equal(fake_write(queue, &m, 1, KIB, &status), 0);
+        assert_int_equal(status, FERRY_EUNREACH);
+
+        fake.data = DATA_ARRIVES;
+        fake.answer = ANSWERS;
+        fake.no_qp = false;
+        assert_int_equal(rdma_peer_attach(peer, queue, 1000), FERRY_OK);
+        assert_int_equal(fake_write(queue, &m, 1, KIB, &status), 1);
+        assert_int_equal(fake_ended(queue), FERRY_OK);
+        rdma_peer_close(peer);
+        rdma_queue_close(queue);
+        fake_close(tp);
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(a_failed_link_is_the_peers_fault),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
