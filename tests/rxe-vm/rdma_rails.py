@@ -24,9 +24,9 @@ BUILD = pathlib.Path(os.environ.get("FERRY_BUILD", HERE.parent.parent / "build")
 GUEST = os.environ.get("RXE_VM") == "1"
 sys.path.insert(0, str(HERE.parent / "e2e"))
 if not GUEST:
-    os.execv(HERE / "run", ["run", "-t", "840", "-m", "3072", "-M", "sch_netem", "-e", "FERRY_BUILD", "-e", "ASAN_OPTIONS",
-                            "-e", "UBSAN_OPTIONS", "-e", "LSAN_OPTIONS", "--", sys.executable, os.path.abspath(__file__),
-                            *sys.argv[1:]])
+    os.execv(HERE / "run", ["run", "-t", "840", "-m", "3072", "-M", "sch_netem,sch_ingress,cls_u32,act_gact",
+                            "-e", "FERRY_BUILD", "-e", "ASAN_OPTIONS", "-e", "UBSAN_OPTIONS", "-e", "LSAN_OPTIONS",
+                            "--", sys.executable, os.path.abspath(__file__), *sys.argv[1:]])
 os.environ["FERRY_BUILD"] = str(BUILD)
 os.environ.setdefault("FERRY_PLUGIN_PATH", f"{BUILD / 'transports'}:{BUILD / 'metadata_plugins'}")
 os.environ["MALLOC_ARENA_MAX"] = "1"
@@ -168,6 +168,26 @@ def both_rails_in_black_holes(lab):
     since = time.monotonic()
     wait_until(lambda: a.transfer(b, "write", MIB, timeout=10000)["status"] == OK, 40, "it to work again")
     print(f"works again {elapsed_ms(since):.0f} ms after they were well")
+
+
+def long_packets_swallowed(lab):
+    """A path that carries words and probes and no data, as one whose MTU is smaller than both ends'. It
+    comes up time and again, which must not go on for ever."""
+    a, b = two_nodes(lab, ("rxe0", "rxe1"), config={"rdma": {"retry_count": 2}})
+    check(a.transfer(b, "write", MIB)["status"] == OK)
+    # those with 4096 bytes of data: that bit of their length is set
+    sh("""
+    tc qdisc add dev nic1 ingress
+    tc filter add dev nic1 parent ffff: protocol ip u32 match u16 0x1000 0x1000 at 2 action drop
+    """)
+    try:
+        reply = a.transfer(b, "write", MIB, timeout=60000)
+        check(a.transfer(b, "write", 64, timeout=10000)["status"] == OK, "short packets are swallowed too")
+    finally:
+        sh("tc qdisc del dev nic1 ingress")
+    print(f"long packets swallowed: {reply['status']} after {reply['ms']:.0f} ms ({reply.get('error')})")
+    check(reply["status"] == EUNREACH and reply["ms"] < 30000, reply)
+    check(a.transfer(b, "write", MIB, timeout=20000)["status"] == OK, "it does not work again")
 
 
 def port_down(lab):
@@ -368,4 +388,4 @@ def cycles(lab):
 if __name__ == "__main__":
     lay_second_cable()
     main(wrong_name, mtu, memory_limits, memory_taken_back, keys, peer_stopped_killed_restarted, rail_in_black_hole,
-         both_rails_in_black_holes, port_down, cycles)
+         both_rails_in_black_holes, long_packets_swallowed, port_down, cycles)

@@ -29,10 +29,11 @@ enum fake_answer { ANSWERS, ANSWERS_LATE, REFUSES };
 
 static struct {
     atomic_int data, answer;
-    atomic_int refusal;      /* a ferry_status, of REFUSES */
-    atomic_bool no_qp;       /* none can be made */
-    atomic_bool unreachable; /* who asks cannot use the answer */
-    atomic_uint asked, n_qp; /* questions; queue pairs that exist */
+    atomic_uint data_failures; /* so many, then as `data` says */
+    atomic_int refusal;        /* a ferry_status, of REFUSES */
+    atomic_bool no_qp;         /* none can be made */
+    atomic_bool unreachable;   /* who asks cannot use the answer */
+    atomic_uint asked, n_qp;   /* questions; queue pairs that exist */
 } fake;
 
 struct fake_cq {
@@ -132,8 +133,9 @@ static int fake_post_send(struct ibv_qp *qp, struct ibv_send_wr *wr, struct ibv_
         bool probe = wr->num_sge == 0;
         if (self->failed) {
             complete(qp, wr->wr_id, IBV_WC_WR_FLUSH_ERR);
-        } else if (!probe && fake.data == DATA_FAILS) {
+        } else if (!probe && (fake.data == DATA_FAILS || fake.data_failures)) {
             self->failed = true;
+            fake.data_failures -= fake.data_failures > 0;
             complete(qp, wr->wr_id, IBV_WC_RETRY_EXC_ERR);
         } else if ((probe || fake.data == DATA_ARRIVES) && wr->send_flags & IBV_SEND_SIGNALED) {
             complete(qp, wr->wr_id, IBV_WC_SUCCESS);

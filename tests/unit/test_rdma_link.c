@@ -48,10 +48,60 @@ static void a_failed_link_is_the_peers_fault(void **state)
     }
 }
 
+/* Probes are empty: a path that swallows longer packets carries them all the same. */
+static void rails_without_progress_are_given_up(void **state)
+{
+    for (uint32_t rails = 1; rails <= 2; rails++) {
+        struct ferry_tp *tp = fake_open(rails);
+        struct ferry_queue *queue = fake_queue(tp);
+        struct ferry_peer *peer = fake_peer(tp);
+        struct fake_memory m;
+        ferry_status status;
+
+        tp->config.retry_count = 2;
+        fake_memory(peer, MIB, &m);
+        assert_int_equal(rdma_peer_attach(peer, queue, 1000), FERRY_OK);
+        fake.data = DATA_FAILS;
+        for (int i = 0; i < 2; i++) { /* and again, when it is asked to try once more */
+            assert_int_equal(fake_write(queue, &m, 1, MIB, &status), 1);
+            assert_int_equal(fake_ended(queue), FERRY_EUNREACH);
+            assert_in_range(fake.asked, 1, (1 + i) * rails * 20);
+            assert_int_equal(rdma_peer_attach(peer, queue, 1000), FERRY_OK);
+        }
+        rdma_peer_close(peer);
+        rdma_queue_close(queue);
+        fake_close(tp);
+    }
+}
+
+/* What counts is in a row: something arrived in between. */
+static void progress_counts_anew(void **state)
+{
+    struct ferry_tp *tp = fake_open(1);
+    struct ferry_queue *queue = fake_queue(tp);
+    struct ferry_peer *peer = fake_peer(tp);
+    struct fake_memory m;
+    ferry_status status;
+
+    tp->config.retry_count = 1;
+    fake_memory(peer, MIB, &m);
+    assert_int_equal(rdma_peer_attach(peer, queue, 1000), FERRY_OK);
+    for (int i = 0; i < 5; i++) {
+        fake.data_failures = 1;
+        assert_int_equal(fake_write(queue, &m, 1, KIB, &status), 1);
+        assert_int_equal(fake_ended(queue), FERRY_OK);
+    }
+    rdma_peer_close(peer);
+    rdma_queue_close(queue);
+    fake_close(tp);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_failed_link_is_the_peers_fault),
+        cmocka_unit_test(rails_without_progress_are_given_up),
+        cmocka_unit_test(progress_counts_anew),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -138,6 +138,12 @@ static ferry_status connect_rail(struct rdma_rail *rail, uint64_t deadline_ns)
     return status;
 }
 
+/* It comes up and carries nothing, time and again. */
+static bool is_fruitless(const struct rdma_rail *rail)
+{
+    return rail->fruitless > rail->link->queue->tp->config.retry_count;
+}
+
 /* Another rail is up, or somebody is at it: those not needed before are tried now. */
 static bool any_other(const struct rdma_rail *rail)
 {
@@ -146,7 +152,7 @@ static bool any_other(const struct rdma_rail *rail)
 
     rdma_link_spread(link);
     for (uint32_t i = 0; i < link->n_rails; i++)
-        if (&link->rail[i] != rail &&
+        if (&link->rail[i] != rail && !is_fruitless(&link->rail[i]) &&
             (link->rail[i].state != RAIL_DOWN || link->rail[i].wanted))
             alive = true;
     return alive;
@@ -189,7 +195,7 @@ static void give_up(struct rdma_rail *rail, ferry_status status)
     rail->failures++;
     if (!any_other(rail)) {
         if (status == FERRY_EUNREACH && rail->failures < remote->n &&
-            rail->failures <= tp->config.retry_count) {
+            rail->failures <= tp->config.retry_count && !is_fruitless(rail)) {
             rdma_job_add(&tp->jobs, &rail->job, ft_now_ns()); /* its other devices first */
             return;
         }
@@ -255,7 +261,8 @@ void rdma_rail_job(struct rdma_rail *rail)
         rdma_send(link);       /* what was lost, on other rails */
         rdma_queue_wake(queue);
         rail->failures = stuck ? rail->failures + 1 : 0;
-        if (status == FERRY_OK && stuck && rail->failures > queue->tp->config.retry_count)
+        rail->fruitless += stuck;
+        if (status == FERRY_OK && stuck && is_fruitless(rail))
             status = FERRY_EUNREACH;
         if (!link->closing && status != FERRY_OK)
             give_up(rail, status);
@@ -327,6 +334,8 @@ ferry_status rdma_link_connect(struct rdma_link *link, uint32_t timeout_ms)
     pthread_mutex_lock(&queue->lock);
     link->status = FERRY_OK; /* one that failed may try again */
     link->spread = false;
+    for (uint32_t i = 0; i < link->n_rails; i++)
+        link->rail[i].fruitless = 0;
     for (uint32_t i = 0; i < link->n_rails && !up; i++) {
         struct rdma_rail *rail = &link->rail[i];
         uint32_t tries = link->peer->remote.n;

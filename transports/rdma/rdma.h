@@ -46,7 +46,7 @@ struct rdma_config {
     uint32_t max_wr;     /* work requests of one queue pair */
     uint32_t max_inline; /* bytes */
     uint32_t max_cqe;
-    uint32_t retry_count;          /* how often a rail is tried in a row without success */
+    uint32_t retry_count;          /* how often a rail is tried in a row without progress */
     uint32_t qp_retry, qp_timeout; /* of one packet, as queue pairs take them */
     uint32_t relaxed_ordering;     /* 0 never, 1 where it is safe, 2 always */
     uint64_t slice;                /* bytes */
@@ -147,7 +147,9 @@ struct rdma_rail {
     bool progressed; /* something completed since it was connected */
     bool wanted;     /* down, and about to be tried for the first time */
     bool probed, probe_failed;
-    uint32_t failures; /* in a row */
+    uint32_t failures;  /* in a row */
+    uint32_t fruitless; /* how often in a row it came up, which a probe says, and broke before
+                         * anything else had arrived */
     uint64_t backoff_ms;
     struct rdma_job job;
 };

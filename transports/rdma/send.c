@@ -527,8 +527,10 @@ static void done_upto(struct rdma_qp *qp, uint32_t upto, uint64_t now)
     measure(rail, now);
     if (rail->link->n_rails > 1)
         rdma_width_done(rail->link, bytes, now);
-    if (rail->progressed)
+    if (rail->progressed) {
         rail->backoff_ms = 0;
+        rail->fruitless = 0;
+    }
 }
 
 static ferry_status status_of(enum ibv_wc_status status, enum rdma_cause *cause_out)
