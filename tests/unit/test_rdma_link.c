@@ -96,12 +96,52 @@ static void progress_counts_anew(void **state)
     fake_close(tp);
 }
 
+/* What the peer made for a question is taken down there when it comes to nothing here. */
+static void no_end_is_left_at_the_peer(void **state)
+{
+    for (int late = 0; late <= 1; late++) {
+        struct ferry_tp *tp = fake_open(1);
+        struct ferry_queue *queue = fake_queue(tp);
+
+        fake.unreachable = !late;
+        fake.answer = late ? ANSWERS_LATE : ANSWERS;
+        for (int i = 0; i < 3; i++) {
+            struct ferry_peer *peer = fake_peer(tp);
+            assert_int_equal(rdma_peer_attach(peer, queue, 200),
+                             late ? FERRY_ETIMEDOUT : FERRY_EUNREACH);
+            rdma_peer_close(peer);
+            assert_int_equal(tp->n_served, 0);
+            assert_int_equal(fake.n_qp, 0);
+        }
+        rdma_queue_close(queue);
+        fake_close(tp);
+    }
+}
+
+/* Who refused has nothing to take down. */
+static void a_refusal_is_not_answered(void **state)
+{
+    struct ferry_tp *tp = fake_open(1);
+    struct ferry_queue *queue = fake_queue(tp);
+    struct ferry_peer *peer = fake_peer(tp);
+
+    fake.answer = REFUSES;
+    fake.refusal = FERRY_ENOENT;
+    assert_int_equal(rdma_peer_attach(peer, queue, 200), FERRY_EUNREACH);
+    assert_int_equal(fake.asked, 1);
+    rdma_peer_close(peer);
+    rdma_queue_close(queue);
+    fake_close(tp);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_failed_link_is_the_peers_fault),
         cmocka_unit_test(rails_without_progress_are_given_up),
         cmocka_unit_test(progress_counts_anew),
+        cmocka_unit_test(no_end_is_left_at_the_peer),
+        cmocka_unit_test(a_refusal_is_not_answered),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

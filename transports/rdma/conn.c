@@ -15,6 +15,8 @@
 #include <string.h>
 
 #define MAX_SERVED 65536u
+/* For a bye where no time is left: it is sent, and nobody waits for the answer. */
+#define BYE_MS     50u
 
 struct rdma_served {
     struct rdma_served *next;
@@ -284,6 +286,15 @@ static ferry_status finish(struct rdma_rail *rail, const struct rdma_gid *gid,
     return FERRY_OK;
 }
 
+/* The peer may have made its end, or be about to; nothing was posted to it. */
+static void take_back(struct rdma_rail *rail, uint64_t deadline_ns)
+{
+    uint64_t now = ft_now_ns(), left_ms = now < deadline_ns ? (deadline_ns - now) / 1000000 : 0;
+
+    rdma_disconnect(rail,
+                    left_ms < BYE_MS ? BYE_MS : min32((uint32_t)left_ms, RDMA_CONTROL_MS));
+}
+
 ferry_status rdma_connect(struct rdma_rail *rail, uint32_t timeout_ms, struct ibv_qp **qp_out,
                           uint32_t *max_inline_out)
 {
@@ -294,7 +305,8 @@ ferry_status rdma_connect(struct rdma_rail *rail, uint32_t timeout_ms, struct ib
     const struct rdma_gid *gid = rdma_gid_for(device, remote->gid);
     struct ibv_qp *qp[RDMA_MAX_QPS] = {0};
     uint32_t max_inline = tp->config.max_inline;
-    struct rdma_hello hello, answer;
+    uint64_t deadline_ns = ft_now_ns() + timeout_ms * UINT64_C(1000000);
+    struct rdma_hello hello, answer = {0};
     ferry_status status;
 
     if (!atomic_load_explicit(&device->port_up, memory_order_relaxed))
@@ -318,6 +330,8 @@ ferry_status rdma_connect(struct rdma_rail *rail, uint32_t timeout_ms, struct ib
         status = finish(rail, gid, &hello, &answer, qp);
     if (status != FERRY_OK) {
         destroy_qps(tp, qp, rail->n_qp);
+        if (!answer.reply_msg[0])
+            take_back(rail, deadline_ns);
         return status;
     }
     memcpy(qp_out, qp, rail->n_qp * sizeof(qp[0]));
