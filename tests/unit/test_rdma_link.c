@@ -134,6 +134,29 @@ static void a_refusal_is_not_answered(void **state)
     fake_close(tp);
 }
 
+/* Where as many are in flight as may be, a new rail can be tried all the same. */
+static void a_full_queue_lets_peers_in(void **state)
+{
+    struct ferry_tp *tp = fake_open(1);
+    struct ferry_queue *queue;
+    struct ferry_peer *peer = fake_peer(tp), *other = fake_peer(tp);
+    struct fake_memory m;
+    ferry_status status;
+
+    tp->config.max_cqe = 16;
+    queue = fake_queue(tp);
+    fake_memory(peer, MIB, &m);
+    assert_int_equal(rdma_peer_attach(peer, queue, 1000), FERRY_OK);
+    fake.data = DATA_STAYS;
+    assert_int_equal(fake_write(queue, &m, 32, KIB, &status), 32);
+    assert_int_equal(queue->outstanding, 16);
+    assert_int_equal(rdma_peer_attach(other, queue, 1000), FERRY_OK);
+    rdma_peer_close(other);
+    rdma_peer_close(peer);
+    rdma_queue_close(queue);
+    fake_close(tp);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -142,6 +165,7 @@ int main(void)
         cmocka_unit_test(progress_counts_anew),
         cmocka_unit_test(no_end_is_left_at_the_peer),
         cmocka_unit_test(a_refusal_is_not_answered),
+        cmocka_unit_test(a_full_queue_lets_peers_in),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -98,6 +98,8 @@ static const char *open_device(struct rdma_device *device, struct ibv_device *fo
     device->max_rd_atomic = attr.max_qp_rd_atom > 16 ? 16 : (uint32_t)attr.max_qp_rd_atom;
     device->max_init_rd_atomic =
         attr.max_qp_init_rd_atom > 16 ? 16 : (uint32_t)attr.max_qp_init_rd_atom;
+    if (attr.max_cqe > 0 && (uint32_t)attr.max_cqe <= RDMA_PROBE_ROOM)
+        return "its completion queues are too short";
     device->max_cqe = attr.max_cqe;
     device->max_wr = attr.max_qp_wr;
     why = read_gids(device, config, (size_t)(port.gid_tbl_len > 0 ? port.gid_tbl_len : 0));

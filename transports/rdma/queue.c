@@ -32,7 +32,7 @@ static bool open_device_part(struct ferry_queue *queue, uint32_t d)
     struct ferry_tp *tp = queue->tp;
     struct rdma_device *device = &tp->device[d];
     struct rdma_queue_device *part = &queue->dev[d];
-    uint32_t cap = tp->config.max_cqe;
+    uint32_t cap = tp->config.max_cqe + RDMA_PROBE_ROOM;
     int flags;
 
     if (device->max_cqe > 0 && (uint32_t)device->max_cqe < cap)

@@ -31,6 +31,9 @@
 #define RDMA_MIN_SLICE   (UINT64_C(64) << 10)
 /* With less than this at once, one rail is enough, and the others are not even connected. */
 #define RDMA_SPREAD_LEN  (UINT64_C(512) << 10)
+/* Completions of a queue on a device that are kept for probes: 32 rails of two queue pairs may
+ * be tried at once while everything else is taken. */
+#define RDMA_PROBE_ROOM  64u
 #define RDMA_NO_ITEM     UINT32_MAX
 #define RDMA_PORT_SYSDIR "/sys/class/infiniband"
 
@@ -210,7 +213,7 @@ struct rdma_item {
 struct rdma_queue_device {
     struct ibv_comp_channel *channel;
     struct ibv_cq *cq;
-    uint32_t cap, used; /* completions that may come at the worst */
+    uint32_t cap, used; /* completions that may come at the worst, RDMA_PROBE_ROOM included */
     bool armed;         /* the next one wakes a sleeper, or has done so */
 };
 

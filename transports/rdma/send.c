@@ -87,7 +87,8 @@ static bool has_room(const struct ferry_queue *queue, const struct rdma_rail *ra
 {
     const struct rdma_queue_device *dev = &queue->dev[rail->local];
 
-    if (rail->state != RAIL_UP || dev->used == dev->cap || queue->n_staged == queue->n_wrs)
+    if (rail->state != RAIL_UP || dev->used + RDMA_PROBE_ROOM >= dev->cap ||
+        queue->n_staged == queue->n_wrs)
         return false;
     for (uint32_t i = 0; i < rail->n_qp; i++)
         if (rail->qp[i].head - rail->qp[i].live_tail < rail->qp[i].cap)
