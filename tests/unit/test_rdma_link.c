@@ -157,6 +157,33 @@ static void a_full_queue_lets_peers_in(void **state)
     fake_close(tp);
 }
 
+/* For TSan: a worker takes a job off the list just when the link is spread. */
+static void a_job_is_taken_meanwhile(void **state)
+{
+    struct ferry_tp *tp = fake_open(2);
+    struct ferry_queue *queue = fake_queue(tp);
+    struct ferry_peer *peer = fake_peer(tp);
+    struct rdma_rail *rail;
+
+    assert_int_equal(rdma_peer_attach(peer, queue, 1000), FERRY_OK);
+    rail = &queue->links[peer->number]->rail[1];
+    pthread_mutex_lock(&queue->lock);
+    rdma_job_add(&tp->jobs, &rail->job, ft_now_ns()); /* as when a port comes up */
+    usleep(50000);                                    /* it is taken, and waits for the lock */
+    rdma_link_spread(rail->link);
+    assert_true(rail->wanted);
+    for (int i = 0; i < 1000 && rail->state != RAIL_UP; i++) {
+        pthread_mutex_unlock(&queue->lock);
+        usleep(1000);
+        pthread_mutex_lock(&queue->lock);
+    }
+    assert_int_equal(rail->state, RAIL_UP);
+    pthread_mutex_unlock(&queue->lock);
+    rdma_peer_close(peer);
+    rdma_queue_close(queue);
+    fake_close(tp);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -166,6 +193,7 @@ int main(void)
         cmocka_unit_test(no_end_is_left_at_the_peer),
         cmocka_unit_test(a_refusal_is_not_answered),
         cmocka_unit_test(a_full_queue_lets_peers_in),
+        cmocka_unit_test(a_job_is_taken_meanwhile),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

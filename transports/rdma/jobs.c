@@ -93,11 +93,11 @@ static void take(struct rdma_jobs *jobs, struct rdma_job *job)
     job->queued = false;
 }
 
-void rdma_job_add(struct rdma_jobs *jobs, struct rdma_job *job, uint64_t due_ns)
+/* jobs->lock is held. */
+static void put(struct rdma_jobs *jobs, struct rdma_job *job, uint64_t due_ns)
 {
     struct rdma_job **at;
 
-    pthread_mutex_lock(&jobs->lock);
     take(jobs, job);
     job->due_ns = due_ns;
     for (at = &jobs->first; *at && (*at)->due_ns <= due_ns; at = &(*at)->next)
@@ -107,7 +107,25 @@ void rdma_job_add(struct rdma_jobs *jobs, struct rdma_job *job, uint64_t due_ns)
     job->queued = true;
     start_worker(jobs);
     pthread_cond_broadcast(&jobs->wake);
+}
+
+void rdma_job_add(struct rdma_jobs *jobs, struct rdma_job *job, uint64_t due_ns)
+{
+    pthread_mutex_lock(&jobs->lock);
+    put(jobs, job, due_ns);
     pthread_mutex_unlock(&jobs->lock);
+}
+
+bool rdma_job_add_unless_queued(struct rdma_jobs *jobs, struct rdma_job *job, uint64_t due_ns)
+{
+    bool added;
+
+    pthread_mutex_lock(&jobs->lock);
+    added = !job->queued;
+    if (added)
+        put(jobs, job, due_ns);
+    pthread_mutex_unlock(&jobs->lock);
+    return added;
 }
 
 void rdma_job_cancel(struct rdma_jobs *jobs, struct rdma_job *job)

@@ -291,10 +291,9 @@ void rdma_link_spread(struct rdma_link *link)
         return;
     link->spread = true;
     for (uint32_t i = 0; i < link->n_rails; i++)
-        if (link->rail[i].state == RAIL_DOWN && !link->rail[i].job.queued) {
-            link->rail[i].wanted = true;
-            rdma_job_add(&tp->jobs, &link->rail[i].job, ft_now_ns());
-        }
+        if (link->rail[i].state == RAIL_DOWN &&
+            rdma_job_add_unless_queued(&tp->jobs, &link->rail[i].job, ft_now_ns()))
+            link->rail[i].wanted = true; /* before the job can look: it takes the lock */
 }
 
 void rdma_rail_broken(struct rdma_rail *rail, enum rdma_cause cause)

@@ -126,7 +126,7 @@ enum rdma_cause { CAUSE_NONE, CAUSE_REFUSED, CAUSE_CANCEL, CAUSE_PATH, CAUSE_DEV
 
 struct rdma_job {
     struct rdma_job *next;
-    uint64_t due_ns;
+    uint64_t due_ns; /* jobs.lock, as the others */
     bool queued;
     uint32_t running;
     struct rdma_rail *rail;
@@ -359,6 +359,8 @@ void rdma_rail_job(struct rdma_rail *rail); /* by a worker, without the lock */
 ferry_status rdma_jobs_open(struct rdma_jobs *jobs);
 void rdma_jobs_close(struct rdma_jobs *jobs);
 void rdma_job_add(struct rdma_jobs *jobs, struct rdma_job *job, uint64_t due_ns);
+/* False: it is queued already, for whenever that is. */
+bool rdma_job_add_unless_queued(struct rdma_jobs *jobs, struct rdma_job *job, uint64_t due_ns);
 void rdma_job_cancel(struct rdma_jobs *jobs, struct rdma_job *job); /* waits while it runs */
 
 /* queue.c */
