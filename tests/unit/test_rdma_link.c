@@ -184,6 +184,38 @@ static void a_job_is_taken_meanwhile(void **state)
     fake_close(tp);
 }
 
+/* Two workers have a job of it when it breaks: one was on its way when the other was asked for.
+ */
+static void a_rail_is_taken_down_once(void **state)
+{
+    struct ferry_tp *tp = fake_open(1);
+    struct ferry_queue *queue = fake_queue(tp);
+    struct ferry_peer *peer = fake_peer(tp);
+    struct rdma_rail *rail;
+
+    assert_int_equal(rdma_peer_attach(peer, queue, 1000), FERRY_OK);
+    rail = &queue->links[peer->number]->rail[0];
+    pthread_mutex_lock(&queue->lock);
+    rdma_job_add(&tp->jobs, &rail->job, ft_now_ns());
+    usleep(50000); /* it waits for the lock */
+    rdma_rail_broken(rail, CAUSE_PATH);
+    usleep(50000); /* and so does this one's */
+    fake.asked = 0;
+    for (int i = 0; i < 1000 && rail->state != RAIL_UP; i++) {
+        pthread_mutex_unlock(&queue->lock);
+        usleep(1000);
+        pthread_mutex_lock(&queue->lock);
+    }
+    assert_int_equal(rail->state, RAIL_UP);
+    pthread_mutex_unlock(&queue->lock);
+    usleep(50000);
+    assert_int_equal(fake.asked, 2); /* a bye, a question */
+    assert_int_equal(fake.n_qp, 2);
+    rdma_peer_close(peer);
+    rdma_queue_close(queue);
+    fake_close(tp);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -194,6 +226,7 @@ int main(void)
         cmocka_unit_test(a_refusal_is_not_answered),
         cmocka_unit_test(a_full_queue_lets_peers_in),
         cmocka_unit_test(a_job_is_taken_meanwhile),
+        cmocka_unit_test(a_rail_is_taken_down_once),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

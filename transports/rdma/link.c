@@ -233,6 +233,7 @@ static ferry_status take_down(struct rdma_rail *rail)
     struct ibv_qp *qp[RDMA_MAX_QPS] = {0};
     ferry_status status;
 
+    rail->state = RAIL_CONNECTING; /* another worker may have a job of it: not this one */
     copy_qps(rail, qp);
     pthread_mutex_unlock(&queue->lock);
     destroy(rail, qp);
@@ -378,10 +379,8 @@ void rdma_link_down(struct rdma_link *link)
         struct rdma_rail *rail = &link->rail[i];
         while (rail->state == RAIL_CONNECTING)
             pthread_cond_wait(&queue->cond, &queue->lock);
-        if (rail->state != RAIL_DOWN) {
-            rail->state = RAIL_BROKEN; /* nothing is posted any more */
+        if (rail->state != RAIL_DOWN)
             take_down(rail);
-        }
     }
     rdma_link_end_all(link, FERRY_ECANCELED);
     pthread_mutex_unlock(&queue->lock);

@@ -121,6 +121,7 @@ struct rdma_qp {
     struct rdma_slot *slot;
 };
 
+/* RAIL_CONNECTING: somebody is at it, without the lock: brings it up, or takes it down. */
 enum rdma_rail_state { RAIL_DOWN, RAIL_CONNECTING, RAIL_UP, RAIL_BROKEN };
 enum rdma_cause { CAUSE_NONE, CAUSE_REFUSED, CAUSE_CANCEL, CAUSE_PATH, CAUSE_DEVICE };
 
