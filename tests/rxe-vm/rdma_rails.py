@@ -190,6 +190,22 @@ def long_packets_swallowed(lab):
     check(a.transfer(b, "write", MIB, timeout=20000)["status"] == OK, "it does not work again")
 
 
+def no_error_ever(lab):
+    """Soft-RoCE does not give up on packets that the interface itself refuses: nothing completes, and
+    who waits for it sleeps."""
+    a, b = two_nodes(lab, ("rxe0", "rxe1"), config={"rdma": {"retry_count": 1, "stall_ms": 500}})
+    check(a.transfer(b, "write", MIB)["status"] == OK)
+    sh("ip link set nic1 mtu 1000")
+    try:
+        reply = a.transfer(b, "write", MIB, timeout=60000)
+    finally:
+        sh("ip link set nic1 mtu 4500")
+        routes()
+    print(f"no error ever: {reply['status']} after {reply['ms']:.0f} ms ({reply.get('error')})")
+    check(reply["status"] == EUNREACH and reply["ms"] < 30000, reply)
+    check(a.transfer(b, "write", MIB, timeout=20000)["status"] == OK, "it does not work again")
+
+
 def port_down(lab):
     """`ip link set down` of one end of a veth pair takes both ends down, and both ports."""
     a, b = two_nodes(lab)
@@ -388,4 +404,4 @@ def cycles(lab):
 if __name__ == "__main__":
     lay_second_cable()
     main(wrong_name, mtu, memory_limits, memory_taken_back, keys, peer_stopped_killed_restarted, rail_in_black_hole,
-         both_rails_in_black_holes, long_packets_swallowed, port_down, cycles)
+         both_rails_in_black_holes, long_packets_swallowed, no_error_ever, port_down, cycles)

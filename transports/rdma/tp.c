@@ -89,18 +89,39 @@ static void read_event(struct ferry_tp *tp, uint32_t d)
         port_changed(tp, d, true);
 }
 
+/* Who sleeps until something completes would never see that nothing does. */
+static void look_for_stalls(struct ferry_tp *tp)
+{
+    pthread_mutex_lock(&tp->lock);
+    for (uint32_t q = 0; q < RDMA_MAX_QUEUES; q++) {
+        struct ferry_queue *queue = tp->queues[q];
+        if (!queue)
+            continue;
+        pthread_mutex_lock(&queue->lock);
+        rdma_reap(queue);
+        if (queue->comp_n || queue->listed)
+            rdma_queue_wake(queue);
+        pthread_mutex_unlock(&queue->lock);
+    }
+    pthread_mutex_unlock(&tp->lock);
+}
+
 static void *hear_events(void *arg)
 {
     struct ferry_tp *tp = arg;
     struct pollfd fds[RDMA_MAX_DEVICES + 1];
+    int n;
 
     pthread_setname_np(pthread_self(), "fy-rdma-event");
     for (uint32_t d = 0; d < tp->n_devices; d++)
         fds[d] = (struct pollfd){.fd = tp->device[d].ctx->async_fd, .events = POLLIN};
     fds[tp->n_devices] = (struct pollfd){.fd = tp->events_stop_fd, .events = POLLIN};
     for (;;) {
-        if (poll(fds, tp->n_devices + 1, -1) < 0 && errno != EINTR)
+        n = poll(fds, tp->n_devices + 1, (int)tp->config.stall_ms / 2);
+        if (n < 0 && errno != EINTR)
             return NULL;
+        if (n == 0)
+            look_for_stalls(tp);
         if (fds[tp->n_devices].revents)
             return NULL;
         for (uint32_t d = 0; d < tp->n_devices; d++) {
