@@ -25,7 +25,8 @@
 #define FAKE_RING 16384u
 
 enum fake_data { DATA_ARRIVES, DATA_FAILS, DATA_STAYS };
-enum fake_answer { ANSWERS, ANSWERS_LATE, REFUSES };
+/* LATE: when its answer is not waited for any more; MEANWHILE: it is still at it even then. */
+enum fake_answer { ANSWERS, ANSWERS_LATE, ANSWERS_MEANWHILE, REFUSES };
 
 static struct {
     atomic_int data, answer;
@@ -33,6 +34,7 @@ static struct {
     atomic_int refusal;        /* a ferry_status, of REFUSES */
     atomic_bool no_qp;         /* none can be made */
     atomic_bool unreachable;   /* who asks cannot use the answer */
+    atomic_uint answer_us;     /* so long it takes to make a queue pair of who answers */
     atomic_uint asked, n_qp;   /* questions; queue pairs that exist */
 } fake;
 
@@ -87,6 +89,8 @@ static struct ibv_qp *fake_create_qp(struct ibv_pd *pd, struct ibv_qp_init_attr 
     static atomic_uint number = 16;
     struct fake_qp *qp = fake.no_qp ? NULL : calloc(1, sizeof(*qp));
 
+    if (attr->send_cq == fake_tp->device[0].serve_cq)
+        usleep(fake.answer_us);
     if (!qp) {
         errno = ENOMEM;
         return NULL;
@@ -184,6 +188,41 @@ static ferry_status fake_refuse(const void *req, size_t len, struct ferry_buf_si
     return status;
 }
 
+static ferry_status fake_forget(struct ferry_buf_sink *sink, const void *data, size_t len)
+{
+    return FERRY_OK;
+}
+
+static void *fake_answer(void *request)
+{
+    struct ferry_buf_sink nobody = {fake_forget};
+
+    rdma_on_call(fake_tp, "itself", request, strlen(request), &nobody);
+    free(request);
+    return NULL;
+}
+
+/* One question is answered by a thread of its own, until the next one has been. */
+static ferry_status fake_answer_meanwhile(const void *req, size_t len,
+                                          struct ferry_buf_sink *reply)
+{
+    static bool answering;
+    static pthread_t thread;
+    ferry_status status;
+
+    if (!answering) {
+        fake.answer_us = 100000;
+        assert_int_equal(pthread_create(&thread, NULL, fake_answer, strndup(req, len)), 0);
+        usleep(20000);
+        answering = true;
+        return FERRY_ETIMEDOUT;
+    }
+    status = rdma_on_call(fake_tp, "itself", req, len, reply);
+    pthread_join(thread, NULL);
+    answering = false;
+    return status;
+}
+
 static ferry_status fake_call(const struct ferry_host *host, const char *peer_name,
                               const void *req, size_t len, uint32_t timeout_ms,
                               struct ferry_buf_sink *reply)
@@ -193,6 +232,8 @@ static ferry_status fake_call(const struct ferry_host *host, const char *peer_na
     fake.asked++;
     if (fake.answer == REFUSES)
         return fake_refuse(req, len, reply);
+    if (fake.answer == ANSWERS_MEANWHILE)
+        return fake_answer_meanwhile(req, len, reply);
     status = rdma_on_call(fake_tp, "itself", req, len, reply);
     return fake.answer == ANSWERS_LATE ? FERRY_ETIMEDOUT : status;
 }
@@ -257,6 +298,7 @@ static struct ferry_tp *fake_open(uint32_t n)
         tp->device[d].serve_cq = tp->device[0].serve_cq;
     pthread_mutex_init(&tp->lock, NULL);
     pthread_mutex_init(&tp->serve_lock, NULL);
+    pthread_cond_init(&tp->serve_cond, NULL);
     assert_int_equal(rdma_jobs_open(&tp->jobs), FERRY_OK);
     return fake_tp = tp;
 }
@@ -272,6 +314,7 @@ static void fake_close(struct ferry_tp *tp)
         free(tp->device[d].ctx);
         free(tp->device[d].pd);
     }
+    pthread_cond_destroy(&tp->serve_cond);
     pthread_mutex_destroy(&tp->serve_lock);
     pthread_mutex_destroy(&tp->lock);
     free(tp->peers);

@@ -99,12 +99,15 @@ static void progress_counts_anew(void **state)
 /* What the peer made for a question is taken down there when it comes to nothing here. */
 static void no_end_is_left_at_the_peer(void **state)
 {
-    for (int late = 0; late <= 1; late++) {
+    static const enum fake_answer answers[] = {ANSWERS, ANSWERS_LATE, ANSWERS_MEANWHILE};
+
+    for (size_t a = 0; a < sizeof(answers) / sizeof(answers[0]); a++) {
         struct ferry_tp *tp = fake_open(1);
         struct ferry_queue *queue = fake_queue(tp);
+        bool late = answers[a] != ANSWERS;
 
         fake.unreachable = !late;
-        fake.answer = late ? ANSWERS_LATE : ANSWERS;
+        fake.answer = answers[a];
         for (int i = 0; i < 3; i++) {
             struct ferry_peer *peer = fake_peer(tp);
             assert_int_equal(rdma_peer_attach(peer, queue, 200),

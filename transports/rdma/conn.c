@@ -516,11 +516,46 @@ static ferry_status serve(struct ferry_tp *tp, const struct rdma_hello *hello,
     return FERRY_OK;
 }
 
+/* A question that is being answered; a bye that overtakes it waits. */
+struct rdma_serving {
+    const char *key;
+    struct rdma_serving *next;
+};
+
+static void serve_noted(struct ferry_tp *tp, const struct rdma_hello *hello,
+                        struct rdma_hello *answer)
+{
+    struct rdma_serving self = {hello->local_nic_path, NULL}, **at;
+
+    pthread_mutex_lock(&tp->serve_lock);
+    self.next = tp->serving;
+    tp->serving = &self;
+    pthread_mutex_unlock(&tp->serve_lock);
+    serve(tp, hello, answer);
+    pthread_mutex_lock(&tp->serve_lock);
+    for (at = &tp->serving; *at != &self; at = &(*at)->next)
+        ;
+    *at = self.next;
+    pthread_cond_broadcast(&tp->serve_cond);
+    pthread_mutex_unlock(&tp->serve_lock);
+}
+
+static bool is_serving(const struct ferry_tp *tp, const char *key)
+{
+    const struct rdma_serving *one = tp->serving;
+
+    while (one && strcmp(one->key, key) != 0)
+        one = one->next;
+    return one != NULL;
+}
+
 static void bye(struct ferry_tp *tp, const struct rdma_hello *hello)
 {
     struct rdma_served *taken;
 
     pthread_mutex_lock(&tp->serve_lock);
+    while (is_serving(tp, hello->local_nic_path))
+        pthread_cond_wait(&tp->serve_cond, &tp->serve_lock);
     taken =
         take_served(tp, hello->local_nic_path, asked_device(tp, hello->peer_nic_path), NULL);
     pthread_mutex_unlock(&tp->serve_lock);
@@ -559,7 +594,7 @@ static ferry_status answer_hello(struct ferry_tp *tp, const char *peer_name, con
     else if (hello.ready_ack)
         acknowledge(tp, &hello, &answer);
     else if (hello.ferry || !answer_again(tp, &hello, &answer))
-        serve(tp, &hello, &answer);
+        serve_noted(tp, &hello, &answer);
     if (answer.reply_msg[0])
         FT_LOG(tp->host, FERRY_LOG_WARN, "refused %.200s of %s: %s", hello.local_nic_path,
                peer_name, answer.reply_msg);

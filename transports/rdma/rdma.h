@@ -271,7 +271,8 @@ struct ferry_peer {
     struct ferry_rmem *rmems; /* tp->lock */
 };
 
-struct rdma_served; /* a connection that a peer asked for */
+struct rdma_served;  /* a connection that a peer asked for */
+struct rdma_serving; /* one that is being made */
 
 #define RDMA_WORKERS 4u
 struct rdma_jobs {
@@ -296,9 +297,11 @@ struct ferry_tp {
     struct ferry_queue *queues[RDMA_MAX_QUEUES]; /* by number; NULL = free */
     atomic_uint_fast64_t next_id;
     pthread_mutex_t serve_lock;
-    struct cJSON *matrix; /* which devices are near which memory */
+    pthread_cond_t serve_cond; /* one more is made, or is not to be had */
+    struct cJSON *matrix;      /* which devices are near which memory */
     struct rdma_served *served;
     uint32_t n_served;
+    struct rdma_serving *serving;
     struct rdma_jobs jobs;
     pthread_t events;
     int events_stop_fd;

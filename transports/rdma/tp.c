@@ -216,6 +216,7 @@ ferry_status rdma_open(const struct ferry_host *host, const struct ferry_kvs *co
         goto err_free;
     pthread_mutex_init(&tp->lock, NULL);
     pthread_mutex_init(&tp->serve_lock, NULL);
+    pthread_cond_init(&tp->serve_cond, NULL);
     status = find_matrix(tp);
     if (status != FERRY_OK)
         goto err_devices;
@@ -231,6 +232,7 @@ ferry_status rdma_open(const struct ferry_host *host, const struct ferry_kvs *co
 err_jobs:
     rdma_jobs_close(&tp->jobs);
 err_devices:
+    pthread_cond_destroy(&tp->serve_cond);
     pthread_mutex_destroy(&tp->serve_lock);
     pthread_mutex_destroy(&tp->lock);
     cJSON_Delete(tp->matrix);
@@ -250,6 +252,7 @@ void rdma_close(struct ferry_tp *tp)
     rdma_jobs_close(&tp->jobs);
     rdma_served_close(tp);
     rdma_devices_close(tp);
+    pthread_cond_destroy(&tp->serve_cond);
     pthread_mutex_destroy(&tp->serve_lock);
     pthread_mutex_destroy(&tp->lock);
     cJSON_Delete(tp->matrix);
