@@ -25,8 +25,9 @@
 #define FAKE_RING 16384u
 
 enum fake_data { DATA_ARRIVES, DATA_FAILS, DATA_STAYS };
-/* LATE: when its answer is not waited for any more; MEANWHILE: it is still at it even then. */
-enum fake_answer { ANSWERS, ANSWERS_LATE, ANSWERS_MEANWHILE, REFUSES };
+/* LATE: when its answer is not waited for any more; MEANWHILE: it is still at it even then;
+ * KEEPS: not before the test passes on what is in fake_kept. */
+enum fake_answer { ANSWERS, ANSWERS_LATE, ANSWERS_MEANWHILE, KEEPS, REFUSES };
 
 static struct {
     atomic_int data, answer;
@@ -50,6 +51,7 @@ struct fake_qp {
 };
 
 static struct ferry_tp *fake_tp;
+static char fake_kept[4096]; /* the last question */
 
 static struct ibv_comp_channel *fake_channel(struct ibv_context *ctx)
 {
@@ -232,6 +234,12 @@ static ferry_status fake_call(const struct ferry_host *host, const char *peer_na
     fake.asked++;
     if (fake.answer == REFUSES)
         return fake_refuse(req, len, reply);
+    if (fake.answer == KEEPS) {
+        assert_true(len < sizeof(fake_kept));
+        memcpy(fake_kept, req, len);
+        fake_kept[len] = '\0';
+        return FERRY_ETIMEDOUT;
+    }
     if (fake.answer == ANSWERS_MEANWHILE)
         return fake_answer_meanwhile(req, len, reply);
     status = rdma_on_call(fake_tp, "itself", req, len, reply);

@@ -121,6 +121,28 @@ static void no_end_is_left_at_the_peer(void **state)
     }
 }
 
+/* Nor does a bye that comes late hit what was connected since. */
+static void a_late_bye_does_no_harm(void **state)
+{
+    struct ferry_tp *tp = fake_open(1);
+    struct ferry_queue *queue = fake_queue(tp);
+    struct ferry_peer *peer = fake_peer(tp);
+    struct ferry_buf_sink nobody = {fake_forget};
+
+    fake.answer = KEEPS;
+    assert_int_equal(rdma_peer_attach(peer, queue, 200), FERRY_ETIMEDOUT);
+    assert_non_null(strstr(fake_kept, "\"bye\":true"));
+    fake.answer = ANSWERS;
+    assert_int_equal(rdma_peer_attach(peer, queue, 1000), FERRY_OK);
+    assert_int_equal(tp->n_served, 1);
+    assert_int_equal(rdma_on_call(tp, "itself", fake_kept, strlen(fake_kept), &nobody),
+                     FERRY_OK);
+    assert_int_equal(tp->n_served, 1);
+    rdma_peer_close(peer);
+    rdma_queue_close(queue);
+    fake_close(tp);
+}
+
 /* Who refused has nothing to take down. */
 static void a_refusal_is_not_answered(void **state)
 {
@@ -226,6 +248,7 @@ int main(void)
         cmocka_unit_test(rails_without_progress_are_given_up),
         cmocka_unit_test(progress_counts_anew),
         cmocka_unit_test(no_end_is_left_at_the_peer),
+        cmocka_unit_test(a_late_bye_does_no_harm),
         cmocka_unit_test(a_refusal_is_not_answered),
         cmocka_unit_test(a_full_queue_lets_peers_in),
         cmocka_unit_test(a_job_is_taken_meanwhile),

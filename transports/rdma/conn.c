@@ -289,10 +289,14 @@ static ferry_status finish(struct rdma_rail *rail, const struct rdma_gid *gid,
 /* The peer may have made its end, or be about to; nothing was posted to it. */
 static void take_back(struct rdma_rail *rail, uint64_t deadline_ns)
 {
+    struct ferry_tp *tp = rail->link->queue->tp;
     uint64_t now = ft_now_ns(), left_ms = now < deadline_ns ? (deadline_ns - now) / 1000000 : 0;
+    uint32_t timeout_ms = left_ms < BYE_MS ? BYE_MS : min32((uint32_t)left_ms, RDMA_CONTROL_MS);
+    ferry_status status = rdma_disconnect(rail, timeout_ms);
 
-    rdma_disconnect(rail,
-                    left_ms < BYE_MS ? BYE_MS : min32((uint32_t)left_ms, RDMA_CONTROL_MS));
+    /* It may arrive after the next question, which is to be another one's. */
+    if (status != FERRY_OK && status != FERRY_ENOTSUP)
+        rail->id = atomic_fetch_add_explicit(&tp->next_id, 1, memory_order_relaxed);
 }
 
 ferry_status rdma_connect(struct rdma_rail *rail, uint32_t timeout_ms, struct ibv_qp **qp_out,
