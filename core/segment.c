@@ -48,6 +48,20 @@ void fy_segment_put(struct fy_segment *segment)
     free(segment);
 }
 
+/* Gives its table's or opener's reference up, and its views, which hold it, too. */
+static void drop_segment(struct fy_segment *segment)
+{
+    struct fy_view *views[FY_MAX_TRANSPORTS];
+
+    pthread_mutex_lock(&segment->lock);
+    memcpy(views, segment->views, sizeof(views));
+    memset(segment->views, 0, sizeof(segment->views));
+    pthread_mutex_unlock(&segment->lock);
+    for (int i = 0; i < FY_MAX_TRANSPORTS; i++)
+        fy_view_put(views[i]);
+    fy_segment_put(segment);
+}
+
 static struct fy_segment *new_segment(struct ferry_engine *engine, const char *name,
                                       struct fy_doc *doc)
 {
@@ -247,8 +261,8 @@ static ferry_status insert(struct ferry_engine *engine, struct fy_segment *segme
         *segment_out = handle_of(known);
     }
     pthread_mutex_unlock(&engine->segments_lock);
-    if (status || known != segment)
-        fy_segment_put(segment);
+    if (status || known != segment) /* somebody else was faster */
+        drop_segment(segment);
     return status ? fy_fail(status, "no memory for a segment") : FERRY_OK;
 }
 
@@ -282,7 +296,7 @@ ferry_status ferry_segment_open(struct ferry_engine *engine, const char *name,
     }
     status = fy_segment_view(segment, &need, &view);
     if (status) {
-        fy_segment_put(segment);
+        drop_segment(segment);
         return status;
     }
     fy_view_connect(view); /* so that the first transfer finds it ready */
@@ -380,18 +394,6 @@ ferry_status ferry_segment_probe(struct ferry_engine *engine, ferry_segment hand
     return status;
 }
 
-static void close_views(struct fy_segment *segment)
-{
-    struct fy_view *views[FY_MAX_TRANSPORTS];
-
-    pthread_mutex_lock(&segment->lock);
-    memcpy(views, segment->views, sizeof(views));
-    memset(segment->views, 0, sizeof(segment->views));
-    pthread_mutex_unlock(&segment->lock);
-    for (int i = 0; i < FY_MAX_TRANSPORTS; i++)
-        fy_view_put(views[i]);
-}
-
 void ferry_segment_close(struct ferry_engine *engine, ferry_segment handle)
 {
     struct fy_segment *segment = engine && handle ? fy_segment_get(engine, handle) : NULL;
@@ -404,20 +406,16 @@ void ferry_segment_close(struct ferry_engine *engine, ferry_segment handle)
     if (last)
         engine->segments[segment->slot] = NULL;
     pthread_mutex_unlock(&engine->segments_lock);
-    if (last) {
-        close_views(segment);
-        fy_segment_put(segment); /* the table's */
-    }
+    if (last)
+        drop_segment(segment);
     fy_segment_put(segment);
 }
 
 void fy_segments_close(struct ferry_engine *engine)
 {
     for (size_t i = 0; i < engine->n_segments; i++) {
-        if (engine->segments[i]) {
-            close_views(engine->segments[i]);
-            fy_segment_put(engine->segments[i]);
-        }
+        if (engine->segments[i])
+            drop_segment(engine->segments[i]);
     }
     free(engine->segments);
     free(engine->segment_gens);

@@ -2,8 +2,10 @@
 /* The core over one transport (the argument; loop without), in one process. */
 #include "engine_pair.h"
 
+#include <dirent.h>
 #include <poll.h>
 #include <pthread.h>
+#include <unistd.h>
 
 #include "engine.h"
 
@@ -342,6 +344,86 @@ static void many_threads_at_once(void **state)
     pair_close(&pair);
 }
 
+static int count_descriptors(void)
+{
+    DIR *dir = opendir("/proc/self/fd");
+    int n = 0;
+
+    assert_non_null(dir);
+    while (readdir(dir))
+        n++;
+    closedir(dir);
+    return n;
+}
+
+/* Connections are closed in the background. At most `most`, or as many as stay. */
+static int descriptors_left(int most)
+{
+    int n = count_descriptors(), same = 0;
+
+    while (n > most && same < 100) {
+        int before = n;
+
+        usleep(10000);
+        n = count_descriptors();
+        same = n == before ? same + 1 : 0;
+    }
+    return n;
+}
+
+struct opener {
+    struct pair *pair;
+    pthread_barrier_t *at_once;
+    ferry_segment segment;
+};
+
+static void *open_segment(void *arg)
+{
+    struct opener *opener = arg;
+
+    pthread_barrier_wait(opener->at_once);
+    assert_ok(ferry_segment_open(opener->pair->a, ferry_engine_name(opener->pair->b), 5000,
+                                 &opener->segment));
+    return NULL;
+}
+
+/* Those that come too late leave nothing behind: no connection, and under ASan no memory. */
+static void one_segment_opened_by_many_threads(void **state)
+{
+    enum { N = 8 };
+    struct opener openers[N];
+    pthread_t threads[N];
+    pthread_barrier_t at_once;
+    struct ferry_request request = {.len = 4096, .op = FERRY_WRITE};
+    struct pair pair;
+    int before;
+
+    set_up(&pair);
+    request.local = pair.ours;
+    request.remote = (uint64_t)(uintptr_t)pair.theirs;
+    request.segment = pair.peer;
+    assert_ok(ferry_transfer(pair.a, &request, 1, NULL, NULL)); /* has one for who waits */
+    ferry_segment_close(pair.a, pair.peer);
+    before = descriptors_left(0);
+    pthread_barrier_init(&at_once, NULL, N);
+    for (int i = 0; i < N; i++) {
+        openers[i] = (struct opener){.pair = &pair, .at_once = &at_once};
+        pthread_create(&threads[i], NULL, open_segment, &openers[i]);
+    }
+    for (int i = 0; i < N; i++)
+        pthread_join(threads[i], NULL);
+    for (int i = 0; i < N; i++) {
+        assert_int_equal(openers[i].segment, openers[0].segment);
+        request.segment = openers[i].segment;
+        assert_ok(ferry_transfer(pair.a, &request, 1, NULL, NULL));
+        ferry_segment_close(pair.a, openers[i].segment);
+    }
+    assert_int_equal(ferry_transfer(pair.a, &request, 1, NULL, NULL), FERRY_ENOENT);
+    assert_in_range(descriptors_left(before), 0, before);
+    pthread_barrier_destroy(&at_once);
+    pair_close(&pair);
+}
+
 /* Of a batch of less than 64 MiB that names no limit. */
 static uint32_t default_limit(const char *config)
 {
@@ -415,6 +497,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(notifies_after_the_data_once),
         cmocka_unit_test(an_event_loop_is_told),
         cmocka_unit_test(many_threads_at_once),
+        cmocka_unit_test(one_segment_opened_by_many_threads),
         cmocka_unit_test(the_time_limit_is_configured),
         cmocka_unit_test(describes_itself),
         cmocka_unit_test(a_name_that_is_not_there),
