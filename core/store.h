@@ -27,10 +27,11 @@ int fy_store_is_p2p(const struct fy_store *store);
 const char *fy_store_server(const struct fy_store *store);
 
 /*
- * rpc_meta first, then the document; FERRY_EEXIST where a living node owns the name. What is
- * published is kept up from then on: looked for now and then, and written again where the
- * service lost it or could not be told (FERRY_EUNREACH, FERRY_ETIMEDOUT: it will be). While the
- * service is known to be away this returns FERRY_EUNREACH at once.
+ * rpc_meta first, then the document; FERRY_EEXIST where a living node owns the name, also one
+ * that took it while we were cut off. What is published is kept up from then on: looked for now
+ * and then, and written again where the service lost it or could not be told (FERRY_EUNREACH,
+ * FERRY_ETIMEDOUT: it will be), or where another node gave our name up. While the service is
+ * known to be away this returns FERRY_EUNREACH at once.
  */
 ferry_status fy_store_publish(struct fy_store *store, const char *name, const char *host,
                               uint16_t rpc_port, const char *doc, size_t doc_len,

@@ -18,7 +18,8 @@ struct fy_own {
     size_t doc_len;
     char host[FY_HOST_MAX];
     uint16_t port;
-    int claimed; /* rpc_meta says host:port */
+    int claimed; /* rpc_meta said host:port, once at least */
+    int lost;    /* and another's address when it was last looked at */
     int behind;  /* the service has not got the newest of it */
     int away;    /* the service did not answer the last time */
     char *newer; /* takes the place of `doc` when the turn ends; NULL = none */
@@ -59,7 +60,7 @@ struct fy_store {
     pthread_cond_t changed;
     int busy, stop;
     struct fy_own own;
-    int keeper_runs, warned;
+    int keeper_runs;
     unsigned seed;
     uint32_t retry_ms; /* 0 = all is well */
     pthread_t keeper;

@@ -242,7 +242,7 @@ ferry_status fy_store_publish(struct fy_store *store, const char *name, const ch
     struct fy_own *own = &store->own;
     char *name_copy = strdup(name), *doc_copy = malloc(doc_len + 1);
     ferry_status status;
-    int claimed;
+    int same;
 
     if (!name_copy || !doc_copy || strlen(host) >= sizeof(own->host)) {
         status = fy_fail(FERRY_EINVAL, "publishing %s: host too long", name);
@@ -262,8 +262,8 @@ ferry_status fy_store_publish(struct fy_store *store, const char *name, const ch
         pthread_mutex_unlock(&store->lock);
         goto out;
     }
-    claimed = own->claimed && own->name && !strcmp(own->name, name) &&
-              !strcmp(own->host, host) && own->port == rpc_port;
+    same = own->claimed && own->name && !strcmp(own->name, name) && !strcmp(own->host, host) &&
+           own->port == rpc_port;
     free(own->name);
     free(own->doc);
     own->name = name_copy;
@@ -271,17 +271,20 @@ ferry_status fy_store_publish(struct fy_store *store, const char *name, const ch
     own->doc_len = doc_len;
     memcpy(own->host, host, strlen(host) + 1);
     own->port = rpc_port;
-    own->claimed = claimed;
+    own->claimed = same;
+    own->lost &= same;
     name_copy = doc_copy = NULL;
     pthread_mutex_unlock(&store->lock);
 
-    status = write_own(store, own, claimed, deadline_ns);
+    status = write_own(store, own, same && !own->lost, deadline_ns);
 
     pthread_mutex_lock(&store->lock);
-    own->behind = claimed && status != FERRY_OK;
+    own->behind = same && status != FERRY_OK;
     own->away = own->behind && fy_is_away(status);
-    if (!status)
+    if (!status) {
         own->claimed = 1;
+        own->lost = 0;
+    }
     if (own->claimed)
         keeper_start(store);
     if (own->away && !store->retry_ms) { /* the keeper goes on where this ended */
@@ -338,7 +341,7 @@ void fy_store_unpublish(struct fy_store *store, const char *name, uint32_t timeo
         }
     }
     pthread_mutex_lock(&store->lock);
-    own->claimed = own->behind = own->away = 0;
+    own->claimed = own->lost = own->behind = own->away = 0;
     leave(store);
     pthread_mutex_unlock(&store->lock);
 out:
@@ -356,12 +359,12 @@ static ferry_status keep(struct fy_store *store, int *away_out)
     struct fy_own *own = &store->own;
     uint64_t deadline_ns = fy_store_deadline(0);
     ferry_status status = check_own(store, own, deadline_ns);
-    int lost = status == FERRY_ENOENT;
+    int gone = status == FERRY_ENOENT;
 
-    if (lost)
+    if (gone)
         status = FERRY_OK;
-    if (!status && (lost || own->behind)) {
-        status = write_own(store, own, !lost, deadline_ns);
+    if (!status && (gone || own->lost || own->behind)) {
+        status = write_own(store, own, !gone, deadline_ns);
         if (!status) {
             FY_INFO(store->log, "name %s: published again at metadata server %s", own->name,
                     store->server);
@@ -418,14 +421,15 @@ uint32_t fy_store_turn(struct fy_store *store)
     else if (!away && store->own.away)
         FY_INFO(store->log, "metadata server %s answers again", store->server);
     store->own.away = away;
-    if (status == FERRY_EEXIST && !store->warned)
+    if (status == FERRY_EEXIST && !store->own.lost)
         FY_WARN(store->log, "name %s is held by another node now (metadata server %s)",
                 store->own.name, store->server);
-    store->warned = status == FERRY_EEXIST;
-    if (!status || status == FERRY_EEXIST)
+    if (!status || status == FERRY_EEXIST) {
+        store->own.lost = status == FERRY_EEXIST;
         store->retry_ms = 0;
-    else
+    } else {
         store->retry_ms = store->retry_ms ? store->retry_ms * 2 : RETRY_MIN_MS;
+    }
     if (store->retry_ms > store->republish_ms)
         store->retry_ms = store->republish_ms;
     leave(store);

@@ -17,7 +17,7 @@
 #include "control.h"
 #include "ferry/ferry.h"
 #include "names.h"
-#include "store.h"
+#include "store_inner.h"
 #include "util/clock.h"
 
 static char last_log[1024];
@@ -402,6 +402,65 @@ static void a_name_lost_to_another_is_left_to_it(void **state)
     raw->close(raw_store);
 }
 
+static struct fy_store *open_and_lose(const char *server, const struct node *other)
+{
+    struct fy_store *store = open_store(server, NULL);
+
+    store->no_keeper = 1; /* we take its turns */
+    raw_open(server);
+    assert_int_equal(PUBLISH(store, 15123), FERRY_OK);
+    raw_put(RPC_KEY, rpc_of("127.0.0.1", other->port));
+    raw_put(DOC_KEY, "theirs");
+    fy_store_turn(store);
+    return store;
+}
+
+/* As after a partition that was longer than the lease. */
+static void a_name_lost_to_another_is_not_written_over(void **state)
+{
+    struct node other = {.manner = AS_NODE, .doc = DOC};
+    struct fy_store *store;
+
+    node_open(&other);
+    store = open_and_lose("memory://overwritten", &other);
+    for (int i = 0; i < 2; i++) {
+        assert_int_equal(PUBLISH(store, 15123), FERRY_EEXIST);
+        assert_string_equal(raw_get(RPC_KEY), rpc_of("127.0.0.1", other.port));
+        assert_string_equal(raw_get(DOC_KEY), "theirs");
+        fy_store_turn(store);
+        assert_string_equal(raw_get(DOC_KEY), "theirs");
+    }
+    assert_int_equal(raw->del(raw_store, RPC_KEY, 1000), FERRY_OK);
+    fy_store_turn(store);
+    assert_string_equal(raw_get(RPC_KEY), rpc_of("127.0.0.1", 15123));
+    assert_string_equal(raw_get(DOC_KEY), DOC);
+    node_close(&other);
+    fy_store_close(store);
+    raw->close(raw_store);
+}
+
+static void a_name_lost_comes_back(void **state)
+{
+    struct node other = {.manner = AS_NODE, .doc = DOC};
+    struct fy_store *store;
+
+    node_open(&other);
+    store = open_and_lose("memory://back", &other);
+    raw_put(RPC_KEY, rpc_of("127.0.0.1", 15123)); /* the document is still another's */
+    fy_store_turn(store);
+    assert_string_equal(raw_get(DOC_KEY), DOC);
+    raw_put(RPC_KEY, rpc_of("127.0.0.1", other.port));
+    fy_store_turn(store);
+    node_close(&other);
+    assert_int_equal(PUBLISH(store, 15123), FERRY_OK); /* the other one died */
+    assert_string_equal(raw_get(RPC_KEY), rpc_of("127.0.0.1", 15123));
+    raw_put(DOC_KEY, "old");
+    assert_int_equal(PUBLISH(store, 15123), FERRY_OK); /* ours as ever */
+    assert_string_equal(raw_get(DOC_KEY), DOC);
+    fy_store_close(store);
+    raw->close(raw_store);
+}
+
 static void a_node_that_is_gone_is_forgotten(void **state)
 {
     struct fy_store *store = open_store("memory://ttl", SHORT);
@@ -497,6 +556,8 @@ int main(void)
         cmocka_unit_test(a_living_owner_keeps_the_name),
         cmocka_unit_test(a_dead_owner_is_followed),
         cmocka_unit_test(a_name_lost_to_another_is_left_to_it),
+        cmocka_unit_test(a_name_lost_to_another_is_not_written_over),
+        cmocka_unit_test(a_name_lost_comes_back),
         cmocka_unit_test(a_node_that_is_gone_is_forgotten),
         cmocka_unit_test(without_a_server_the_peer_is_asked),
         cmocka_unit_test(what_cannot_be_opened_says_why),
