@@ -321,14 +321,31 @@ static void notify_peers(void *arg)
     batch_over(batch);
 }
 
+static void end_unnotified(struct fy_batch *batch, ferry_status status)
+{
+    fy_batch_fault(batch, status, "data delivered, notification not: %s",
+                   ferry_strstatus(status));
+    batch_over(batch);
+}
+
 void fy_batch_part_done(struct fy_batch *batch)
 {
+    ferry_status status;
+
     if (atomic_fetch_sub_explicit(&batch->parts_left, 1, memory_order_acq_rel) != 1)
         return;
-    if (batch->notify_name && !atomic_load_explicit(&batch->failed, memory_order_relaxed) &&
-        !fy_work_add(batch->engine->work, notify_peers, batch))
+    if (!batch->notify_name || atomic_load_explicit(&batch->failed, memory_order_relaxed)) {
+        batch_over(batch);
         return;
-    batch_over(batch);
+    }
+    /* Abort takes this lock after it set the flag, so it finds the job, or we the flag. */
+    pthread_mutex_lock(&batch->lock);
+    status = atomic_load(&batch->abort);
+    if (!status)
+        status = fy_work_add(batch->engine->notifiers, notify_peers, batch);
+    pthread_mutex_unlock(&batch->lock);
+    if (status)
+        end_unnotified(batch, status);
 }
 
 void fy_batch_fault(struct fy_batch *batch, ferry_status status, const char *fmt, ...)
@@ -373,6 +390,8 @@ void fy_batch_abort(struct fy_batch *batch, ferry_status status)
     pthread_mutex_unlock(&batch->lock);
     for (; later; later = later->next_in_batch)
         abort_part(later, status);
+    if (fy_work_take_back(batch->engine->notifiers, notify_peers, batch))
+        end_unnotified(batch, status);
     fy_progress_kick(batch->engine, true);
 }
 

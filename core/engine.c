@@ -16,6 +16,7 @@
 #include "util/clock.h"
 
 #define WORKERS      16
+#define NOTIFIERS    64 /* one waits for as long as its peer says nothing */
 #define WORK_IDLE_MS 2000
 #define SPIN_US      50
 #define STRIPE_MIN   (2u << 20)
@@ -161,6 +162,10 @@ static ferry_status open_all(struct ferry_engine *engine)
         status = fy_registry_open(&engine->registry);
     if (!status)
         status = fy_work_open(WORKERS, "ferry-work", WORK_IDLE_MS, &engine->work);
+    if (!status)
+        status = fy_work_open(WORKERS, "ferry-connect", WORK_IDLE_MS, &engine->connectors);
+    if (!status)
+        status = fy_work_open(NOTIFIERS, "ferry-notify", WORK_IDLE_MS, &engine->notifiers);
     if (!status) {
         fy_host_init(store_host, engine, "metadata");
         status = fy_store_open(engine->config, engine->loader, &store_host->pub, &engine->log,
@@ -313,7 +318,9 @@ void ferry_engine_close(struct ferry_engine *engine, uint32_t timeout_ms)
     fy_progress_stop(engine); /* it holds batches while it looks at them */
     fy_batches_close(engine);
     fy_segments_close(engine);
-    fy_work_close(engine->work); /* closes the last peers */
+    fy_work_close(engine->notifiers);
+    fy_work_close(engine->connectors); /* gives work to the next */
+    fy_work_close(engine->work);       /* closes the last peers */
     fy_progress_close(engine);
     fy_memory_close(engine);
     fy_transports_close(engine);

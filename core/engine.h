@@ -10,9 +10,9 @@
  *
  * LOCKS, in the order in which they are taken: engine.memory_lock, segment.reload_lock,
  * segment.lock, view.control_lock, view.lock, lane.lock; then the leaves, none of which is held
- * while another lock is taken: engine.active_lock, waiters_lock, free_lock, reap_lock,
- * doc_lock, notice_lock, follow_lock, batch.lock. Plugin calls of class C may block: only
- * memory_lock, reload_lock, segment.lock (for peer_open, which does not connect) and
+ * while another lock than a pool's own is taken: engine.active_lock, waiters_lock, free_lock,
+ * reap_lock, doc_lock, notice_lock, follow_lock, batch.lock. Plugin calls of class C may block:
+ * only memory_lock, reload_lock, segment.lock (for peer_open, which does not connect) and
  * control_lock are held over them.
  */
 #include <pthread.h>
@@ -258,8 +258,10 @@ struct ferry_engine {
     struct fy_host *store_host;
     struct fy_registry *registry;
     struct fy_control *control;
-    struct fy_local *local; /* NULL = off, or it could not be made */
-    struct fy_work *work;
+    struct fy_local *local;     /* NULL = off, or it could not be made */
+    struct fy_work *work;       /* closes peers, makes further attempts */
+    struct fy_work *connectors; /* each job may take connect_ms */
+    struct fy_work *notifiers;  /* each until its batch's deadline */
     char name[FY_HOST_MAX + 8];
     char host[FY_HOST_MAX]; /* what peers are told */
     char epoch[20];

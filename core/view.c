@@ -331,7 +331,7 @@ void fy_view_connect(struct fy_view *view)
         return;
     atomic_store_explicit(&view->opening_ns, fy_now_ns(), memory_order_relaxed);
     fy_view_ref(view);
-    if (!fy_work_add(view->segment->engine->work, connect_job, view))
+    if (!fy_work_add(view->segment->engine->connectors, connect_job, view))
         return;
     fy_view_break(view, FERRY_ENOMEM, "no thread to connect with");
     fail_waiting(view);

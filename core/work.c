@@ -8,7 +8,6 @@
 #include "util/thread.h"
 
 #include <pthread.h>
-#include <stdbool.h>
 #include <stdlib.h>
 #include <time.h>
 
@@ -172,4 +171,23 @@ ferry_status fy_work_add(struct fy_work *work, void (*fn)(void *arg), void *arg)
     pthread_cond_signal(&work->more);
     pthread_mutex_unlock(&work->lock);
     return FERRY_OK;
+}
+
+bool fy_work_take_back(struct fy_work *work, void (*fn)(void *arg), void *arg)
+{
+    struct job **at = &work->head, *job;
+
+    pthread_mutex_lock(&work->lock);
+    while (*at && ((*at)->fn != fn || (*at)->arg != arg))
+        at = &(*at)->next;
+    job = *at;
+    if (job) {
+        *at = job->next;
+        if (work->tail == &job->next)
+            work->tail = at;
+        work->queued--;
+    }
+    pthread_mutex_unlock(&work->lock);
+    free(job);
+    return job != NULL;
 }

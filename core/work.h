@@ -4,6 +4,7 @@
 
 #include "ferry/status.h"
 
+#include <stdbool.h>
 #include <stdint.h>
 
 /* Threads for what may block: connecting, closing, publishing, answering. Started when needed,
@@ -18,5 +19,7 @@ ferry_status fy_work_open(unsigned max, const char *name, uint32_t idle_ms,
 void fy_work_close(struct fy_work *work);
 /* Never fails for want of a thread: then the job runs when one is free. FERRY_ENOMEM. */
 ferry_status fy_work_add(struct fy_work *work, void (*job)(void *arg), void *arg);
+/* Takes a job back that has not begun. false: it has, or is none. */
+bool fy_work_take_back(struct fy_work *work, void (*job)(void *arg), void *arg);
 
 #endif /* FY_WORK_H */

@@ -96,5 +96,21 @@ def held_up(lab):
             check(reply["done"] == 1 and reply["first_error"] == ECANCELED, reply)
 
 
+def many_held_up(lab):
+    """More of those than there are threads: a first transfer to another peer does not wait for them either."""
+    a, b = pair(lab, MIB, protocol="shm")
+    other = Node(lab, "other")
+    other.open(protocol="shm")
+    other.memory(MIB)
+    b.process.pause()
+    batches = [a.submit(b, "write", 8, timeout=20000, notify="n", message="x") for _ in range(100)]
+    time.sleep(0.2)
+    reply = a.transfer(other, "write", 8, timeout=5000)
+    check(reply["status"] == OK and reply["ms"] < 2000, reply)
+    took = sum(a("free", batch=batch)["ms"] for batch in reversed(batches))
+    check(took < 5000, f"freed in {took:.0f} ms")
+    b.process.resume()
+
+
 if __name__ == "__main__":
-    main(after_the_data, whole, once, closed_under_load, held_up)
+    main(after_the_data, whole, once, closed_under_load, held_up, many_held_up)

@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "engine.h"
+#include "util/clock.h"
 
 static const char *protocol = "loop";
 
@@ -246,6 +247,80 @@ static void notifies_after_the_data_once(void **state)
     assert_ok(ferry_notification_next(pair.b, 1000, &note));
     assert_string_equal(note->data, "h\xc3\xa9llo");
     ferry_notification_free(note);
+    pair_close(&pair);
+}
+
+static uint64_t ms_since(uint64_t start)
+{
+    return (fy_now_ns() - start) / FY_NS_PER_MS;
+}
+
+/* Until only the notification is missing. */
+static void wait_for_data(struct pair *pair, ferry_batch handle)
+{
+    struct fy_batch *batch = fy_batch_get(pair->a, handle);
+
+    assert_non_null(batch);
+    while (atomic_load(&batch->parts_left))
+        usleep(1000);
+    fy_batch_put(batch);
+}
+
+/* More than there are threads for: they hold up no connection, and each ends in time. */
+static void notifications_that_hang_hold_up_nothing_else(void **state)
+{
+    enum { N = 100, SIZE = 4096 };
+    struct ferry_submit attr = {
+        .size = sizeof(attr), .timeout_ms = 30000, .notify_name = "ready"};
+    struct ferry_batch_status status;
+    struct ferry_request request;
+    ferry_batch batches[N];
+    struct pair pair, other;
+    uint64_t start;
+
+    set_up(&pair);
+    other = (struct pair){.a = pair.a, .ours = pair.ours};
+    other.b = pair_engine("c", protocol, NULL);
+    assert_ok(
+        ferry_memory_alloc(other.b, PAIR_LEN, FERRY_REMOTE_WRITE, (void **)&other.theirs));
+    request = (struct ferry_request){.local = pair.ours,
+                                     .remote = (uint64_t)(uintptr_t)pair.theirs,
+                                     .len = SIZE,
+                                     .segment = pair.peer,
+                                     .op = FERRY_WRITE};
+    assert_ok(ferry_transfer(pair.a, &request, 1, NULL, NULL));
+    pthread_mutex_lock(&pair.b->notice_lock); /* accepts notifications, answers none */
+    for (int i = 0; i < N; i++) {
+        attr.timeout_ms = i == N - 1 ? 1000 : 30000;
+        request.local = pair.ours + i * SIZE;
+        request.remote = (uint64_t)(uintptr_t)pair.theirs + i * SIZE;
+        assert_ok(ferry_submit(pair.a, &request, 1, &attr, &batches[i]));
+    }
+    for (int i = 0; i < N; i++)
+        wait_for_data(&pair, batches[i]);
+
+    start = fy_now_ns();
+    assert_ok(ferry_segment_open(pair.a, ferry_engine_name(other.b), 5000, &other.peer));
+    request.segment = other.peer;
+    request.remote = (uint64_t)(uintptr_t)other.theirs;
+    attr = (struct ferry_submit){.size = sizeof(attr), .timeout_ms = 8000};
+    assert_ok(ferry_transfer(pair.a, &request, 1, &attr, NULL));
+    assert_in_range(ms_since(start), 0, 4000);
+
+    /* Of those that no thread has looked at yet: one whose time ends, one that is canceled. */
+    assert_ok(ferry_batch_wait(pair.a, batches[N - 1], 5000, &status));
+    assert_int_equal(status.first_error, FERRY_ETIMEDOUT);
+    assert_int_equal(status.done, 1);
+    start = fy_now_ns();
+    assert_ok(ferry_batch_cancel(pair.a, batches[N - 2], 5000));
+    assert_ok(ferry_batch_wait(pair.a, batches[N - 2], 0, &status));
+    assert_int_equal(status.first_error, FERRY_ECANCELED);
+    for (int i = 0; i < N; i++)
+        ferry_batch_free(pair.a, batches[i]);
+    assert_in_range(ms_since(start), 0, 10000);
+    pthread_mutex_unlock(&pair.b->notice_lock);
+    ferry_segment_close(pair.a, other.peer);
+    ferry_engine_close(other.b, 1000);
     pair_close(&pair);
 }
 
@@ -495,6 +570,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(reads_and_writes_mixed),
         cmocka_unit_test(refuses_what_is_not_registered),
         cmocka_unit_test(notifies_after_the_data_once),
+        cmocka_unit_test(notifications_that_hang_hold_up_nothing_else),
         cmocka_unit_test(an_event_loop_is_told),
         cmocka_unit_test(many_threads_at_once),
         cmocka_unit_test(one_segment_opened_by_many_threads),
