@@ -65,6 +65,25 @@ void fy_progress_watch(struct fy_lane *lane)
         atomic_store(&lane->watched, false);
 }
 
+static void force(const struct fy_part *part)
+{
+    if (fy_view_stands(part->view))
+        fy_view_break(part->view, FERRY_ETIMEDOUT, "did not let go of a canceled transfer");
+}
+
+static void close_peers_of(struct fy_batch *batch)
+{
+    struct fy_part *later;
+
+    for (size_t i = 0; i < batch->n_parts; i++)
+        force(&batch->parts[i]);
+    pthread_mutex_lock(&batch->lock);
+    later = batch->later; /* as in fy_batch_abort */
+    pthread_mutex_unlock(&batch->lock);
+    for (; later; later = later->next_in_batch)
+        force(later);
+}
+
 /* Ends batches whose time is over; what a cancel did not end, closing its peers will. */
 static void keep_deadlines(struct ferry_engine *engine)
 {
@@ -72,7 +91,7 @@ static void keep_deadlines(struct ferry_engine *engine)
 
     for (;;) {
         struct fy_batch *batch;
-        bool force = false;
+        bool too_long = false;
 
         pthread_mutex_lock(&engine->active_lock);
         for (batch = engine->active; batch; batch = batch->next_active) {
@@ -83,7 +102,7 @@ static void keep_deadlines(struct ferry_engine *engine)
             if (abort && !batch->forced && now > atomic_load(&batch->abort_ns) &&
                 now - atomic_load(&batch->abort_ns) > FORCE_NS &&
                 atomic_load(&batch->parts_left)) {
-                batch->forced = force = true;
+                batch->forced = too_long = true;
                 break;
             }
         }
@@ -92,16 +111,10 @@ static void keep_deadlines(struct ferry_engine *engine)
         pthread_mutex_unlock(&engine->active_lock);
         if (!batch)
             return;
-        if (force) {
-            for (size_t i = 0; i < batch->n_parts; i++) {
-                if (atomic_load_explicit(&batch->parts[i].view->state, memory_order_relaxed) ==
-                    FY_VIEW_READY)
-                    fy_view_break(batch->parts[i].view, FERRY_ETIMEDOUT,
-                                  "did not let go of a canceled transfer");
-            }
-        } else {
+        if (too_long)
+            close_peers_of(batch);
+        else
             fy_batch_abort(batch, FERRY_ETIMEDOUT);
-        }
         fy_batch_put(batch);
     }
 }
