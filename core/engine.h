@@ -58,9 +58,11 @@ struct fy_lane {
     int fd;          /* -1 = the transport has no event descriptor */
 
     pthread_mutex_t lock; /* queue calls, and the members up to the next comment */
-    struct fy_part *pending, **pending_tail; /* parts not yet accepted to the end, in order */
+    struct fy_part *all;  /* parts that have not ended */
+    struct fy_part *pending, **pending_tail; /* those not yet accepted to the end, in order */
     uint32_t pass;                           /* number of the walk over `pending` */
-    atomic_int dead;                         /* the queue is spoilt: every part fails so */
+    atomic_int dead; /* the queue is spoilt: every part fails so, it is not called any more */
+    bool ending;     /* and a worker ends what it had accepted */
 
     /* The waiter that spins or sleeps on this lane for all; others sleep on their own
      * descriptor. */
@@ -161,8 +163,9 @@ enum { FY_UNDER_WAY = 1, FY_AGAIN = 2, FY_AGAIN_UNSENT = 3 };
 #define FY_NO_LANE 255
 
 struct fy_part {
-    struct fy_part *next;          /* in view.waiting or lane.pending */
-    struct fy_part *next_in_batch; /* later attempts, in batch.later */
+    struct fy_part *next;                         /* in view.waiting or lane.pending */
+    struct fy_part *next_in_batch;                /* later attempts, in batch.later */
+    struct fy_part *next_in_lane, **prev_in_lane; /* lane.all */
     struct fy_batch *batch;
     struct fy_view *view;           /* counted, until the batch is forgotten */
     _Atomic(struct fy_lane *) lane; /* NULL while it waits for a connection */
@@ -442,6 +445,8 @@ void fy_lane_barrier(struct fy_lane *lane);
 void fy_lane_cancel(struct fy_lane *lane, struct fy_part *part);
 /* "DEVICE/3": the device and the queue's number. */
 void fy_lane_name(const struct fy_lane *lane, char *out, size_t room);
+/* The part has ended. Lane lock held. */
+void fy_lane_left(struct fy_lane *lane, struct fy_part *part);
 /* The one with the least to do, among those the peer is connected on. */
 struct fy_lane *fy_lane_choose(const struct fy_view *view);
 
@@ -451,6 +456,8 @@ void fy_part_start(struct fy_part *part); /* to a lane, or to wait for the conne
  * held, or nobody else has the part. */
 void fy_part_ended(struct fy_part *part, uint32_t at, uint32_t n, ferry_status status,
                    bool sent, const char *text);
+/* What the queue had accepted of it, and will not complete. Lane lock held, the peer closed. */
+void fy_part_lost(struct fy_part *part, ferry_status status, const char *text);
 /* The part as a whole never reached a queue. */
 void fy_part_fail(struct fy_part *part, ferry_status status, const char *text);
 

@@ -14,6 +14,8 @@
 
 #define COMPS 64
 
+static const char lost_text[] = "the transport's queue is lost";
+
 ferry_status fy_lane_open(struct fy_transport *transport, uint32_t device,
                           struct fy_lane **lane_out)
 {
@@ -101,6 +103,15 @@ static void leave_pending(struct fy_lane *lane, struct fy_part *part)
     part->next = NULL;
 }
 
+void fy_lane_left(struct fy_lane *lane, struct fy_part *part)
+{
+    *part->prev_in_lane = part->next_in_lane;
+    if (part->next_in_lane)
+        part->next_in_lane->prev_in_lane = part->prev_in_lane;
+    atomic_fetch_sub_explicit(&lane->bytes, part->bytes, memory_order_relaxed);
+    atomic_fetch_sub_explicit(&lane->parts, 1, memory_order_relaxed);
+}
+
 /* What was not accepted never will be. Lock held. The part may be gone afterwards. */
 static void fail_rest(struct fy_lane *lane, struct fy_part *part, ferry_status status,
                       const char *text)
@@ -123,7 +134,7 @@ static ferry_status standing(const struct fy_lane *lane, const struct fy_part *p
         return FERRY_ECANCELED;
     }
     if (lane->dead) {
-        *text_out = "the transport's queue is lost";
+        *text_out = lost_text;
         return lane->dead;
     }
     return state == FY_VIEW_READY ? FERRY_OK : fy_view_cause(part->view, text_out);
@@ -197,6 +208,11 @@ void fy_lane_start(struct fy_lane *lane, struct fy_part *part)
     pthread_mutex_lock(&lane->lock);
     atomic_store(&part->lane,
                  lane); /* before `abort` is looked at: pairs with fy_batch_abort */
+    part->next_in_lane = lane->all;
+    part->prev_in_lane = &lane->all;
+    if (lane->all)
+        lane->all->prev_in_lane = &part->next_in_lane;
+    lane->all = part;
     part->next = NULL;
     *lane->pending_tail = part;
     lane->pending_tail = &part->next;
@@ -224,19 +240,57 @@ static void complete(struct fy_lane *lane, const struct ferry_comp *comp)
                   text[0] ? text : ferry_strstatus(comp->status));
 }
 
+/* A view with elements that the lost queue had accepted, counted; NULL = there is none. */
+static struct fy_view *stranded(struct fy_lane *lane)
+{
+    struct fy_view *view = NULL;
+
+    pthread_mutex_lock(&lane->lock);
+    for (struct fy_part *part = lane->all; part && !view; part = part->next_in_lane)
+        if (part->accepted > part->ended)
+            view = fy_view_ref(part->view);
+    pthread_mutex_unlock(&lane->lock);
+    return view;
+}
+
+/* A worker's job. A lost queue completes nothing any more, but what it had accepted may still
+ * move until its peer is closed. */
+static void end_stranded(void *arg)
+{
+    struct fy_lane *lane = arg;
+    struct fy_part *part, *next;
+    struct fy_view *view;
+
+    while ((view = stranded(lane))) {
+        fy_view_break(view, lane->dead, lost_text);
+        fy_view_quiesce(view);
+        pthread_mutex_lock(&lane->lock);
+        for (part = lane->all; part; part = next) {
+            next = part->next_in_lane;
+            if (part->view == view)
+                fy_part_lost(part, lane->dead, lost_text);
+        }
+        pthread_mutex_unlock(&lane->lock);
+        fy_view_put(view);
+    }
+}
+
 /* Lock held. */
 static int look(struct fy_lane *lane)
 {
+    struct ferry_engine *engine = lane->transport->host.engine;
     struct ferry_comp comp[COMPS];
-    int32_t n = lane->transport->ops->poll(lane->queue, comp, COMPS);
+    int32_t n = lane->dead ? 0 : lane->transport->ops->poll(lane->queue, comp, COMPS);
 
     for (int32_t i = 0; i < n; i++)
         complete(lane, &comp[i]);
-    if (n < 0 && !lane->dead) {
+    if (n < 0) {
         lane->dead = n;
-        FY_ERROR(&lane->transport->host.engine->log, "transport %s: queue %u is lost: %s",
-                 lane->transport->host.name, lane->id, ferry_strstatus(n));
+        FY_ERROR(&engine->log, "transport %s: queue %u is lost: %s", lane->transport->host.name,
+                 lane->id, ferry_strstatus(n));
     }
+    if (lane->dead && !lane->ending)
+        lane->ending = !fy_work_add(engine->work, end_stranded, lane);
     if (lane->pending)
         push(lane);
     return n > 0 ? n : 0;
@@ -259,7 +313,7 @@ bool fy_lane_arm(struct fy_lane *lane)
 
     if (pthread_mutex_trylock(&lane->lock))
         return false;
-    status = lane->transport->ops->queue_arm(lane->queue);
+    status = lane->dead ? FERRY_OK : lane->transport->ops->queue_arm(lane->queue);
     pthread_mutex_unlock(&lane->lock);
     return status == FERRY_OK;
 }
@@ -280,7 +334,8 @@ void fy_lane_cancel(struct fy_lane *lane, struct fy_part *part)
         } else {
             /* What the transport says of those that it has is the cause for the rest too. */
             leave_pending(lane, part);
-            lane->transport->ops->cancel(lane->queue, (uint64_t)(uintptr_t)part);
+            if (!lane->dead)
+                lane->transport->ops->cancel(lane->queue, (uint64_t)(uintptr_t)part);
             /* Who sleeps on the lane's descriptor is not woken by what ends just now. */
             while (look(lane) == COMPS)
                 ;

@@ -225,8 +225,7 @@ static void part_over(struct fy_part *part)
     struct fy_lane *lane = atomic_load_explicit(&part->lane, memory_order_relaxed);
 
     if (lane) {
-        atomic_fetch_sub_explicit(&lane->bytes, part->bytes, memory_order_relaxed);
-        atomic_fetch_sub_explicit(&lane->parts, 1, memory_order_relaxed);
+        fy_lane_left(lane, part);
         fy_rate_note(&lane->rate, &lane->count);
     }
     fy_rate_note(&path_of(part)->rate, &path_of(part)->count);
@@ -325,6 +324,18 @@ void fy_part_ended(struct fy_part *part, uint32_t at, uint32_t n, ferry_status s
 
         part->accepted = part->n;
         fy_part_ended(part, part->n - rest, rest, told ? told : FERRY_ECANCELED, false, text);
+    }
+}
+
+void fy_part_lost(struct fy_part *part, ferry_status status, const char *text)
+{
+    uint32_t left = part->accepted - part->ended;
+
+    for (uint32_t i = 0; left; i++) {
+        if (fy_get_result(part->batch, request_of(part, i)) != FY_UNDER_WAY)
+            continue;
+        left--; /* first: with its last element the part may go */
+        fy_part_ended(part, i, 1, status, true, text);
     }
 }
 

@@ -55,7 +55,7 @@ void fy_progress_watch(struct fy_lane *lane)
     struct ferry_engine *engine = lane->transport->host.engine;
     struct epoll_event event = {.events = EPOLLIN | EPOLLONESHOT, .data.u64 = lane->id};
 
-    if (lane->fd < 0 || atomic_exchange(&lane->watched, true))
+    if (lane->fd < 0 || atomic_load(&lane->dead) || atomic_exchange(&lane->watched, true))
         return;
     if (!fy_lane_arm(lane)) {
         atomic_store(&lane->watched, false);

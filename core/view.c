@@ -215,8 +215,10 @@ static ferry_status attach(struct fy_view *view, uint32_t connect_ms)
         ferry_status status;
 
         /* Further connections are not worth a long wait: work goes on over the first. */
-        status = transport->ops->peer_attach(
-            view->peer, lane->queue, first || connect_ms < MORE_MS ? connect_ms : MORE_MS);
+        status = atomic_load(&lane->dead);
+        if (!status)
+            status = transport->ops->peer_attach(
+                view->peer, lane->queue, first || connect_ms < MORE_MS ? connect_ms : MORE_MS);
         if (status) {
             if (first)
                 first = status;

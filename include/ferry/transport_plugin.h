@@ -241,8 +241,9 @@ struct ferry_transport_ops {
 
     /*
      * Advance transfers and fill `comp`, room for max. Returns how many (0: none
-     * yet), or the error that spoilt the whole queue. Errors of single elements
-     * are completions, never return values, and never stop the reaping of others.
+     * yet), or the error that spoilt the whole queue: no Q call on it follows, and what
+     * it had accepted has ended once its peer is closed. Errors of single elements are
+     * completions, never return values, and never stop the reaping of others.
      */
     int32_t (*poll)(struct ferry_queue *queue, struct ferry_comp *comp, uint32_t max);
 

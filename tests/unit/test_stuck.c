@@ -43,6 +43,31 @@ static ferry_status submit_and_wait(struct pair *pair, int n)
     return status.first_error;
 }
 
+static void what_a_lost_queue_had_accepted_ends(void **state)
+{
+    struct pair pair;
+
+    pair_open(&pair, "stuck", "{\"stuck\": {\"manner\": \"lost\"}}");
+    assert_int_equal(submit_and_wait(&pair, 4), FERRY_EDEVICE);
+    assert_int_equal(submit_and_wait(&pair, 1), FERRY_EDEVICE); /* not offered to it */
+    pair_close(&pair);
+}
+
+/* With another transport there, nobody notices. */
+static void and_goes_over_another_transport(void **state)
+{
+    struct ferry_request request = {.len = 4096, .op = FERRY_WRITE};
+    struct pair pair;
+
+    pair_open(&pair, "stuck,loop", "{\"stuck\": {\"manner\": \"lost\"}}");
+    request.local = memset(pair.ours, 7, 4096);
+    request.remote = (uint64_t)(uintptr_t)pair.theirs;
+    request.segment = pair.peer;
+    assert_ok(ferry_transfer(pair.a, &request, 1, NULL, NULL));
+    assert_memory_equal(pair.ours, pair.theirs, 4096);
+    pair_close(&pair);
+}
+
 static void another_attempt_that_hangs_ends(void **state)
 {
     struct pair pair;
@@ -56,6 +81,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(another_attempt_that_hangs_ends),
+        cmocka_unit_test(what_a_lost_queue_had_accepted_ends),
+        cmocka_unit_test(and_goes_over_another_transport),
     };
 
     return cmocka_run_group_tests(tests, find_plugins, NULL);
