@@ -199,7 +199,9 @@ static ferry_status take_environment(const struct fy_log *log, struct fy_config 
         if (status != FERRY_OK)
             return status;
     }
-    return fy_env_apply(config->ferry, log);
+    return fy_env_apply(
+        config->ferry,
+        !config->metadata_server || !strcmp(config->metadata_server, fy_rule_p2p), log);
 }
 
 /* ---- joining ---- */
@@ -298,7 +300,7 @@ static ferry_status finish(const struct fy_places *places, const struct ferry_op
     if (status == FERRY_OK)
         status = copy_text(config, "plugin_path", &config->plugin_path);
     if (status == FERRY_OK && !config->metadata_server)
-        status = fy_set_text(&config->metadata_server, "P2PHANDSHAKE");
+        status = fy_set_text(&config->metadata_server, fy_rule_p2p);
     config->ipv6 = cJSON_IsTrue(cJSON_GetObjectItemCaseSensitive(config->ferry, "ipv6"));
     config->log_level = options->log_level;
     if (!config->log_level && cJSON_IsNumber(level))

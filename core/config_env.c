@@ -6,6 +6,7 @@
  */
 #include <cjson/cJSON.h>
 #include <errno.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -43,6 +44,10 @@ const char fy_env_bare_scheme[] = "etcd";
     {                                                                                          \
         name, alias, FY_ENV_PLUGIN, section, key, FY_ENV_INT, min, max, 1, help                \
     }
+#define PLUGIN_NEAREST(name, section, key, min, max, help)                                     \
+    {                                                                                          \
+        name, NULL, FY_ENV_PLUGIN, section, key, FY_ENV_NEAREST, min, max, 1, help             \
+    }
 #define IGNORED(name, help)                                                                    \
     {                                                                                          \
         name, NULL, FY_ENV_IGNORED, NULL, NULL, FY_ENV_TEXT, 0, 0, 0, help                     \
@@ -60,12 +65,12 @@ const struct fy_env fy_envs[] = {
               "highest port chosen at random"),
     CORE_INT("MC_HANDSHAKE_PORT", "default_port", 1, 65535, 1,
              "control port of names that have none"),
-    CORE_TEXT("MC_TCP_BIND_ADDRESS", "advertise",
-              "host that is published; as with Mooncake nothing is bound to it"),
+    {"MC_TCP_BIND_ADDRESS", NULL, FY_ENV_STORE, NULL, "advertise", FY_ENV_TEXT, 0, 0, 0,
+     "host that is published at a metadata server; as with Mooncake nothing is bound to it"},
     {"MC_USE_IPV6", NULL, FY_ENV_CORE, NULL, "ipv6", FY_ENV_FLAG, 0, 0, 0,
      "set to anything: prefer an IPv6 address where the published one is found out"},
-    CORE_INT("MC_TRANSFER_TIMEOUT", "timeout_ms", 5, 86400, 1000,
-             "seconds for a batch that names no limit"),
+    {"MC_TRANSFER_TIMEOUT", NULL, FY_ENV_CORE, NULL, "timeout_ms", FY_ENV_NEAREST, 5, 86400,
+     1000, "seconds for a batch that names no limit"},
     CORE_INT("MC_HANDSHAKE_CONNECT_TIMEOUT", "connect_timeout_ms", 1, 3600, 1000,
              "seconds for reaching a peer's control port"),
     CORE_INT("MC_HANDSHAKE_MAX_LENGTH", "control_max_len", 1048576, 134217728, 1,
@@ -85,14 +90,13 @@ const struct fy_env fy_envs[] = {
     PLUGIN_INT("MC_PKEY_INDEX", NULL, "rdma", "pkey_index", 0, 65535,
                "entry of the partition key table"),
     PLUGIN_INT("MC_MTU", NULL, "rdma", "mtu", 256, 4096, "largest path MTU, in bytes"),
-    PLUGIN_INT("MC_NUM_QP_PER_EP", NULL, "rdma", "qp_per_peer", 1, 256,
-               "queue pairs for each pair of devices"),
-    PLUGIN_INT("MC_MAX_WR", NULL, "rdma", "max_wr", 1, 65535, "depth of a queue pair"),
-    PLUGIN_INT("MC_MAX_SGE", NULL, "rdma", "max_sge", 1, 255, "pieces of one work request"),
-    PLUGIN_INT("MC_MAX_INLINE", NULL, "rdma", "max_inline", 0, 65535,
-               "bytes sent within a work request"),
-    PLUGIN_INT("MC_MAX_CQE_PER_CTX", NULL, "rdma", "max_cqe", 1, 4194304,
-               "depth of a completion queue"),
+    PLUGIN_NEAREST("MC_NUM_QP_PER_EP", "rdma", "qp_per_peer", 1, 16,
+                   "queue pairs for each pair of devices"),
+    PLUGIN_NEAREST("MC_MAX_WR", "rdma", "max_wr", 4, 16384, "depth of a queue pair"),
+    PLUGIN_NEAREST("MC_MAX_INLINE", "rdma", "max_inline", 0, 1024,
+                   "bytes sent within a work request"),
+    PLUGIN_NEAREST("MC_MAX_CQE_PER_CTX", "rdma", "max_cqe", 16, 4194304,
+                   "depth of a completion queue"),
     PLUGIN_INT("MC_RETRY_CNT", NULL, "rdma", "retry_count", 1, 127,
                "attempts before a path is given up"),
     PLUGIN_INT("MC_IB_PCI_RELAXED_ORDERING", NULL, "rdma", "relaxed_ordering", 0, 2,
@@ -102,11 +106,12 @@ const struct fy_env fy_envs[] = {
     PLUGIN_TEXT("MC_CUSTOM_TOPO_JSON", "rdma", "topology",
                 "file that says which devices are near which memory"),
 
-    IGNORED("MC_LEGACY_RPC_PORT_BINDING", "a port in the name is always the one listened on"),
+    IGNORED("MC_LEGACY_RPC_PORT_BINDING", "the port of a name is listened on where it is free"),
     IGNORED("MC_HANDSHAKE_LISTEN_BACKLOG", "the system's own limit is used"),
     IGNORED("MC_DISABLE_METACACHE", "a stale document is noticed by its epoch and read again"),
     IGNORED("MC_TE_METADATA_REFRESH_INTERVAL_SECONDS",
             "a stale document is noticed by its epoch and read again"),
+    IGNORED("MC_MAX_SGE", "a work request has one piece"),
     IGNORED("MC_SLICE_SIZE", "each transport cuts transfers as suits it"),
     IGNORED("MC_FRAGMENT_RATIO", "each transport cuts transfers as suits it"),
     IGNORED("MC_SLICE_TIMEOUT", "the time limit of a batch holds for each part of it"),
@@ -193,12 +198,38 @@ static int parse_int(const char *text, int64_t *out)
     return end != text && !*end && !errno;
 }
 
+static cJSON *integer_of(const struct fy_env *env, const char *name, const char *text,
+                         const struct fy_log *log)
+{
+    int64_t number;
+
+    if (!parse_int(text, &number) ||
+        (env->type != FY_ENV_NEAREST && (number < env->min || number > env->max))) {
+        FY_WARN(log,
+                "environment: %s=%.60s is ignored; allowed is a whole number from %lld to %lld",
+                name, text, (long long)env->min, (long long)env->max);
+        return NULL;
+    }
+    if (number < env->min || number > env->max) {
+        number = number < env->min ? env->min : env->max;
+        FY_WARN(log, "environment: %s=%.60s counts as %lld; allowed is %lld to %lld", name,
+                text, (long long)number, (long long)env->min, (long long)env->max);
+    }
+    if (env->type == FY_ENV_PORT && number >= 32768 && number <= 60999) {
+        FY_WARN(log,
+                "environment: %s=%.60s is ignored, as Mooncake ignores it: 32768 to 60999 is "
+                "where outgoing connections take their ports",
+                name, text);
+        return NULL;
+    }
+    return cJSON_CreateNumber((double)(number * env->scale));
+}
+
 /* The value as the configuration has it; NULL: cannot be used, after a line saying so. */
 static cJSON *value_of(const struct fy_env *env, const char *name, const char *text,
                        const struct fy_log *log)
 {
     static const char *const levels[] = {"TRACE", "INFO", "WARNING", "ERROR", NULL};
-    int64_t number;
 
     switch (env->type) {
     case FY_ENV_FLAG:
@@ -210,22 +241,9 @@ static cJSON *value_of(const struct fy_env *env, const char *name, const char *t
         FY_WARN(log, "environment: %s=%.60s is ignored; allowed are %s", name, text, env->help);
         return NULL;
     case FY_ENV_INT:
+    case FY_ENV_NEAREST:
     case FY_ENV_PORT:
-        if (!parse_int(text, &number) || number < env->min || number > env->max) {
-            FY_WARN(log,
-                    "environment: %s=%.60s is ignored; allowed is a whole number from %lld "
-                    "to %lld",
-                    name, text, (long long)env->min, (long long)env->max);
-            return NULL;
-        }
-        if (env->type == FY_ENV_PORT && number >= 32768 && number <= 60999) {
-            FY_WARN(log,
-                    "environment: %s=%.60s is ignored, as Mooncake ignores it: 32768 to "
-                    "60999 is where outgoing connections take their ports",
-                    name, text);
-            return NULL;
-        }
-        return cJSON_CreateNumber((double)(number * env->scale));
+        return integer_of(env, name, text, log);
     default:
         return cJSON_CreateString(text);
     }
@@ -257,28 +275,82 @@ static ferry_status fill(cJSON *ferry, const struct fy_env *env, const char *nam
     return FERRY_OK;
 }
 
-ferry_status fy_env_apply(struct cJSON *ferry, const struct fy_log *log)
+/* How it is set, NULL = it is not. */
+static const char *set_as(const struct fy_env *env)
 {
+    const char *text = getenv(env->name);
+
+    if (!text && env->alias && getenv(env->alias))
+        return getenv(env->alias)[0] || env->type == FY_ENV_FLAG ? env->alias : NULL;
+    return text && (*text || env->type == FY_ENV_FLAG) ? env->name : NULL;
+}
+
+static const struct fy_env *env_of(const char *key)
+{
+    size_t i = 0;
+
+    while (!fy_envs[i].key || strcmp(fy_envs[i].key, key) != 0)
+        i++;
+    return &fy_envs[i];
+}
+
+/* Mooncake judges the two ends of its ports together, and keeps to its own range where they are
+ * none. `theirs`: what the environment was to fill. */
+static void judge_ports(cJSON *ferry, const bool theirs[2], const struct fy_log *log)
+{
+    static const char *const keys[2] = {"min_port", "max_port"};
+    double port[2] = {15000, 17000};
+    bool usable = true;
+
+    for (int i = 0; i < 2; i++) {
+        const cJSON *value = cJSON_GetObjectItemCaseSensitive(ferry, keys[i]);
+
+        usable &= value || !theirs[i];
+        if (value)
+            port[i] = cJSON_GetNumberValue(value);
+    }
+    if (usable && port[0] <= port[1])
+        return;
+    for (int i = 0; i < 2; i++) {
+        if (!theirs[i])
+            continue;
+        if (cJSON_GetObjectItemCaseSensitive(ferry, keys[i]))
+            FY_WARN(log,
+                    "environment: %s is ignored, as Mooncake ignores it: the two ends of the "
+                    "ports, 15000 and 17000 where they are not set, are no range",
+                    set_as(env_of(keys[i])));
+        cJSON_DeleteItemFromObjectCaseSensitive(ferry, keys[i]);
+    }
+}
+
+ferry_status fy_env_apply(struct cJSON *ferry, int is_p2p, const struct fy_log *log)
+{
+    const bool ports[2] = {
+        set_as(env_of("min_port")) && !cJSON_HasObjectItem(ferry, "min_port"),
+        set_as(env_of("max_port")) && !cJSON_HasObjectItem(ferry, "max_port"),
+    };
     ferry_status status = FERRY_OK;
     struct fy_buf ignored;
 
     fy_buf_init(&ignored, 0);
     for (size_t i = 0; status == FERRY_OK && i < fy_envs_n; i++) {
         const struct fy_env *env = &fy_envs[i];
-        const char *name = env->name;
-        const char *text = getenv(name);
+        const char *name = set_as(env);
 
-        if (!text && env->alias) {
-            name = env->alias;
-            text = getenv(name);
-        }
-        if (!text || env->action == FY_ENV_RULE || (!*text && env->type != FY_ENV_FLAG))
+        if (!name || env->action == FY_ENV_RULE)
             continue;
         if (env->action == FY_ENV_IGNORED)
             status = fy_buf_printf(&ignored, "%s%s", ignored.len ? ", " : "", name);
+        else if (env->action == FY_ENV_STORE && is_p2p)
+            FY_WARN(log,
+                    "environment: %s is ignored, as Mooncake ignores it: without a metadata "
+                    "server a node is reached by the name that it was given",
+                    name);
         else
-            status = fill(ferry, env, name, text, log);
+            status = fill(ferry, env, name, getenv(name), log);
     }
+    if (ports[0] || ports[1])
+        judge_ports(ferry, ports, log);
     if (status == FERRY_OK && ignored.len)
         FY_WARN(log,
                 "environment: set and without effect here (docs/configuration.md says "

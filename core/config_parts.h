@@ -37,6 +37,7 @@ const struct fy_member *fy_member_find(enum fy_member_home home, const char *nam
 
 enum fy_env_action {
     FY_ENV_CORE,   /* the member `key` of "ferry", where the file does not have it */
+    FY_ENV_STORE,  /* likewise, and only with a metadata server */
     FY_ENV_PLUGIN, /* the member `key` of the section `section`, likewise */
     FY_ENV_RULE,   /* read elsewhere in the configuration; `help` says how */
     FY_ENV_IGNORED,
@@ -44,6 +45,7 @@ enum fy_env_action {
 enum fy_env_type {
     FY_ENV_TEXT,
     FY_ENV_INT,
+    FY_ENV_NEAREST, /* an INT that counts as the nearest one that can be used */
     FY_ENV_PORT, /* an INT that Mooncake refuses within Linux's usual range of outgoing ports */
     FY_ENV_FLAG, /* set, to anything: true, as Mooncake reads it */
     FY_ENV_LEVEL, /* TRACE, INFO, WARNING, ERROR */
@@ -53,7 +55,7 @@ struct fy_env {
     enum fy_env_action action;
     const char *section, *key;
     enum fy_env_type type;
-    int64_t min, max, scale; /* of INT; the key's value is the variable's times `scale` */
+    int64_t min, max, scale; /* of an INT; the key's value is the variable's times `scale` */
     const char *help;        /* one line; for IGNORED the reason */
 };
 extern const struct fy_env fy_envs[];
@@ -64,8 +66,8 @@ extern const char fy_env_force_to[];    /* ... and its name */
 extern const char fy_env_bare_scheme[]; /* what a metadata_server without a scheme is */
 
 /* Fills what `ferry` does not have from the environment. A value that cannot be used is a WARN
- * line, one that is passed over an INFO line. */
-ferry_status fy_env_apply(struct cJSON *ferry, const struct fy_log *log);
+ * line, as is one that is passed over. `is_p2p`: there is no metadata server. */
+ferry_status fy_env_apply(struct cJSON *ferry, int is_p2p, const struct fy_log *log);
 
 /* Where those values stand that are looked at once more when all is joined; line 0 = nowhere.
  */
@@ -84,6 +86,7 @@ ferry_status fy_members_take(const struct fy_node *root, enum fy_member_home hom
 int fy_word_is_near(const char *word, const char *known);
 
 /* The rules for one value each. `out` is replaced on success. */
+extern const char fy_rule_p2p[]; /* the metadata_server that is none */
 ferry_status fy_rule_url(const struct fy_place *place, const char *member, const char *value,
                          char **out);
 ferry_status fy_rule_metadata(const struct fy_place *place, const char *server,

@@ -16,7 +16,7 @@
 #define EQUAL_URLS_APART 100 /* as Mooncake's clients do it */
 #define NODES_APART      50  /* what Mooncake's documentation asks for */
 
-static const char p2p[] = "P2PHANDSHAKE";
+const char fy_rule_p2p[] = "P2PHANDSHAKE";
 
 /* ---- "host:port" ---- */
 
@@ -182,16 +182,16 @@ ferry_status fy_rule_metadata(const struct fy_place *place, const char *server,
     char shown[256];
     size_t len;
 
-    if (strcmp(server, p2p) == 0) {
+    if (strcmp(server, fy_rule_p2p) == 0) {
         if (backend)
             fy_say_at(log, FERRY_LOG_WARN, backend_place,
-                      "\"metadata_backend\" is ignored beside %s", p2p);
+                      "\"metadata_backend\" is ignored beside %s", fy_rule_p2p);
         return fy_set_text(out, server);
     }
     fy_config_hide(server, shown, sizeof(shown));
-    if (fy_word_is_near(server, p2p) || strcasecmp(server, "p2p") == 0)
+    if (fy_word_is_near(server, fy_rule_p2p) || strcasecmp(server, "p2p") == 0)
         return fy_fail_at(place, "\"metadata_server\" is \"%s\"; did you mean \"%s\"?", shown,
-                          p2p);
+                          fy_rule_p2p);
     if (has_space(server))
         return fy_fail_at(place, "\"metadata_server\" is \"%s\"; there are spaces in it",
                           shown);
@@ -209,7 +209,7 @@ ferry_status fy_rule_metadata(const struct fy_place *place, const char *server,
         return fy_fail_at(place,
                           "\"metadata_server\" is \"%s\"; allowed are \"host:port\", "
                           "\"SCHEME://host:port\" and \"%s\"",
-                          shown, p2p);
+                          shown, fy_rule_p2p);
     if (!backend)
         backend = fy_env_bare_scheme;
     for (const char *c = backend; *c; c++)

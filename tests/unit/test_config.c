@@ -332,7 +332,7 @@ static void variables_fill_what_nobody_says(void **state)
     setenv("MC_REDIS_PASSWORD", "open sesame", 1);
     setenv("MC_REDIS_DB_INDEX", "3", 1);
     setenv("NCCL_IB_GID_INDEX", "5", 1);
-    config = from_options(*state, (struct ferry_options){0});
+    config = from_options(*state, (struct ferry_options){.metadata_server = "10.0.0.1:2379"});
     assert_string_equal(config->cluster_id, "prod/");
     assert_int_equal(config->min_port, 20000);
     assert_int_equal(config->max_port, 21000);
@@ -390,10 +390,64 @@ static void bad_variables_are_named(void **state)
         "to 65535\n"
         "1 environment: MC_HANDSHAKE_PORT=70000 is ignored; allowed is a whole number from 1 to "
         "65535\n"
-        "1 environment: MC_TRANSFER_TIMEOUT=4 is ignored; allowed is a whole number from 5 to "
-        "86400\n"
+        "1 environment: MC_TRANSFER_TIMEOUT=4 counts as 5; allowed is 5 to 86400\n"
         "1 environment: MC_LOG_LEVEL=LOUD is ignored; allowed are TRACE, INFO, WARNING or "
         "ERROR\n");
+    fy_config_free(config);
+}
+
+/* As Mooncake does: both ends or neither. */
+static void ports_are_judged_together(void **state)
+{
+    static const char *const pairs[][2] = {
+        {"20000", ""},      {"", "14000"},      {"20000", "19000"},
+        {"30000", "40000"}, {"20000", "40000"},
+    };
+
+    for (size_t i = 0; i < sizeof(pairs) / sizeof(pairs[0]); i++) {
+        struct fy_config *config;
+
+        setenv("MC_MIN_RPC_PORT", pairs[i][0], 1);
+        setenv("MC_MAX_RPC_PORT", pairs[i][1], 1);
+        config = from_options(*state, (struct ferry_options){0});
+        assert_int_equal(config->min_port, 15000);
+        assert_int_equal(config->max_port, 17000);
+        assert_non_null(strstr(logged(*state), "_RPC_PORT is ignored, as Mooncake ignores it: "
+                                               "the two ends"));
+        fy_config_free(config);
+    }
+    setenv("MC_MIN_RPC_PORT", "20000", 1);
+    unsetenv("MC_MAX_RPC_PORT");
+    fy_config_free(
+        from_text(*state, "p.json", "{\"ferry\": {\"max_port\": 20100}}", NULL, NULL));
+}
+
+static void limits_are_the_nearest(void **state)
+{
+    struct fy_config *config;
+
+    setenv("MC_MAX_WR", "65535", 1);
+    setenv("MC_MAX_INLINE", "4096", 1);
+    setenv("MC_MAX_CQE_PER_CTX", "1", 1);
+    setenv("MC_NUM_QP_PER_EP", "many", 1);
+    config = from_options(*state, (struct ferry_options){0});
+    key_is(config, "rdma", "max_wr", "16384");
+    key_is(config, "rdma", "max_inline", "1024");
+    key_is(config, "rdma", "max_cqe", "16");
+    assert_non_null(
+        strstr(logged(*state), "MC_MAX_WR=65535 counts as 16384; allowed is 4 to 16384"));
+    assert_non_null(strstr(logged(*state), "MC_NUM_QP_PER_EP=many is ignored"));
+    fy_config_free(config);
+}
+
+static void a_host_to_publish_wants_a_server(void **state)
+{
+    struct fy_config *config;
+
+    setenv("MC_TCP_BIND_ADDRESS", "10.0.0.7", 1);
+    config = from_options(*state, (struct ferry_options){.metadata_server = "P2PHANDSHAKE"});
+    assert_null(config->advertise);
+    assert_non_null(strstr(logged(*state), "MC_TCP_BIND_ADDRESS is ignored"));
     fy_config_free(config);
 }
 
@@ -578,6 +632,9 @@ int main(void)
         TEST(variables_fill_what_nobody_says),
         TEST(the_file_wins_over_variables),
         TEST(bad_variables_are_named),
+        TEST(ports_are_judged_together),
+        TEST(limits_are_the_nearest),
+        TEST(a_host_to_publish_wants_a_server),
         TEST(variables_without_effect_are_named),
         TEST(one_transport_can_be_forced),
         TEST(the_parser_reads_no_environment),
