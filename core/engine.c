@@ -16,7 +16,8 @@
 #include "util/clock.h"
 
 #define WORKERS      16
-#define NOTIFIERS    64 /* one waits for as long as its peer says nothing */
+#define CONNECTORS   256 /* one waits for as long as a peer does not answer */
+#define NOTIFIERS    64  /* one waits for as long as its peer says nothing */
 #define WORK_IDLE_MS 2000
 #define SPIN_US      50
 #define STRIPE_MIN   (2u << 20)
@@ -102,6 +103,31 @@ static ferry_status read_name(struct ferry_engine *engine, uint16_t *port_out)
     return is_key ? FERRY_OK : FERRY_EINVAL;
 }
 
+/* The control port: the name's, else one of the random ones, better with a free one after it,
+ * where old peers of Mooncake's look for our data. With a metadata server the name is a key,
+ * and peers learn the port there: as with Mooncake, where the name's is taken another one will
+ * do. */
+static ferry_status take_port(struct ferry_engine *engine, uint16_t port, int *fd_out)
+{
+    const struct fy_config *config = engine->config;
+    uint16_t min = (uint16_t)config->min_port, max = (uint16_t)config->max_port;
+    ferry_status status = FERRY_EEXIST;
+
+    if (port) {
+        status = fy_net_listen(config->bind, port, min, max, 0, fd_out, &engine->control_port);
+        if (status != FERRY_EEXIST || fy_store_is_p2p(engine->store))
+            return status;
+        FY_WARN(&engine->log,
+                "port %u of the name %s is taken: listening on another one, which the metadata "
+                "server says",
+                port, config->name);
+    }
+    for (int with_next = 1; status == FERRY_EEXIST && with_next >= 0; with_next--)
+        status =
+            fy_net_listen(config->bind, 0, min, max, with_next, fd_out, &engine->control_port);
+    return status;
+}
+
 /* Our address and port as peers are told, and the listening socket behind it. */
 static ferry_status take_name(struct ferry_engine *engine, int *fd_out)
 {
@@ -119,9 +145,7 @@ static ferry_status take_name(struct ferry_engine *engine, int *fd_out)
             fy_host_check(engine->host, config->metadata_server, fy_store_server(engine->store),
                           fy_now_ns() + LOOKUP_MS * FY_NS_PER_MS);
     if (!status)
-        status =
-            fy_net_listen(config->bind, port, (uint16_t)config->min_port,
-                          (uint16_t)config->max_port, !port, fd_out, &engine->control_port);
+        status = take_port(engine, port, fd_out);
     /* A key stays as it was given, unless its port was left open. */
     if (!status && given && !fy_store_is_p2p(engine->store) && (port || !strchr(given, ':')))
         snprintf(engine->name, sizeof(engine->name), "%s", given);
@@ -163,7 +187,7 @@ static ferry_status open_all(struct ferry_engine *engine)
     if (!status)
         status = fy_work_open(WORKERS, "ferry-work", WORK_IDLE_MS, &engine->work);
     if (!status)
-        status = fy_work_open(WORKERS, "ferry-connect", WORK_IDLE_MS, &engine->connectors);
+        status = fy_work_open(CONNECTORS, "ferry-connect", WORK_IDLE_MS, &engine->connectors);
     if (!status)
         status = fy_work_open(NOTIFIERS, "ferry-notify", WORK_IDLE_MS, &engine->notifiers);
     if (!status) {

@@ -12,6 +12,7 @@
 #include <cjson/cJSON.h>
 
 #include "metadata_server.h"
+#include "names.h"
 #include "util/clock.h"
 
 #define LEN   (64u << 10)
@@ -316,6 +317,34 @@ static void who_has_left_is_not_written_to(void **state)
     ferry_engine_close(a, 100);
 }
 
+/* The name is a key: vLLM calls its ranks after ports in a row, the second of which is the
+ * first one's for data. And where no two ports in a row are free, one will do. */
+static void a_port_that_is_taken_is_not_insisted_on(void **state)
+{
+    struct ferry_engine *a = node("127.0.0.1:0", url, NULL), *b, *c;
+    char *ours = memory(a), *theirs, name[64];
+    unsigned taken = (unsigned)atoi(strrchr(ferry_engine_name(a), ':') + 1) + 1;
+    ferry_segment peer;
+    uint16_t got;
+    int fd;
+
+    snprintf(name, sizeof(name), "127.0.0.1:%u", taken);
+    b = node(name, url, NULL);
+    assert_string_equal(ferry_engine_name(b), name);
+    theirs = memory(b);
+    memset(ours, 0x3c, LEN);
+    assert_ok(ferry_segment_open(a, name, 2000, &peer));
+    assert_ok(write_to(a, peer, ours, theirs));
+    assert_memory_equal(ours, theirs, LEN);
+    ferry_engine_close(a, 100);
+    ferry_engine_close(b, 100);
+
+    assert_int_equal(fy_net_listen(NULL, 21402, 0, 0, 0, &fd, &got), FERRY_OK);
+    c = node("127.0.0.1", "P2PHANDSHAKE", "{\"min_port\":21401,\"max_port\":21401}");
+    ferry_engine_close(c, 100);
+    close(fd);
+}
+
 static void signals_are_left_to_the_application(void **state)
 {
     struct ferry_engine *a = node("a", "memory://signals", LOCAL);
@@ -402,6 +431,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(what_the_server_refuses_is_not_registered, setup,
                                         teardown),
         cmocka_unit_test_setup_teardown(restarts_are_heard_of, setup, teardown),
+        cmocka_unit_test_setup_teardown(a_port_that_is_taken_is_not_insisted_on, setup,
+                                        teardown),
         cmocka_unit_test_setup_teardown(who_has_left_is_not_written_to, setup, teardown),
         cmocka_unit_test(what_nobody_could_reach_is_not_published),
         cmocka_unit_test(signals_are_left_to_the_application),
