@@ -7,6 +7,7 @@ import time
 
 from ferry_e2e import check, main, wait_until
 from ferry_node import (BASE, ECONNRESET, ETIMEDOUT, EUNREACH, KIB, MIB, OK, Node, elapsed_ms)
+from stores import store
 
 ROOM = 32 * MIB
 TIME_MS = 1500
@@ -140,5 +141,22 @@ def not_there(lab):
     check(reply["status"] == EUNREACH and reply["ms"] < latest_ms(TIME_MS), reply)
 
 
+def many_do_not_answer(lab):
+    """They are published and stand still while they are connected to; another one is not waited for."""
+    with store("http") as server:
+        hub, many, well = Node(lab, "hub"), Node(lab, "many"), Node(lab, "well")
+        hub.open(metadata=server.uri)
+        hub.memory(MIB)
+        names = [many.open(e=e, log=1, metadata=server.uri) for e in range(40)]
+        well.open(metadata=server.uri)
+        well.memory(MIB)
+        many.process.pause()
+        for name in names:
+            hub.segment(name)
+        reply = hub.transfer(well, "write", 8, timeout=TIME_MS)
+        check(reply["status"] == OK and reply["ms"] < 1500, reply)
+        many.process.resume()
+
+
 if __name__ == "__main__":
-    main(killed, stopped, cut_off, not_there)
+    main(killed, stopped, cut_off, not_there, many_do_not_answer)
