@@ -400,7 +400,7 @@ void conn_rx(struct conn *c, uint64_t now)
     for (int turn = 0; c->fd >= 0 && turn < RX_TURNS; turn++) {
         struct frame *f = c->head;
         bool body = f != NULL && c->rx_body && c->rx_left > 0;
-        struct iovec head, whole = {0};
+        struct iovec head, whole = {0}, after = {0};
         struct msghdr m = {.msg_iov = &head, .msg_iovlen = 1};
         size_t room;
         ssize_t r;
@@ -412,7 +412,10 @@ void conn_rx(struct conn *c, uint64_t now)
         }
         room = RX_BUF_LEN - c->rx_have;
         head = (struct iovec){c->rxbuf + c->rx_have, room};
-        if (body) { /* into its place, and what follows it into the buffer */
+        if (body) {
+            /* Into its place, and what follows it into the buffer. In a WRITE of v2 the entry
+             * behind is one that is sent, perhaps once more. */
+            after = f->iov[f->rx_end];
             f->iov[f->rx_end] = head;
             m.msg_iov = &f->iov[f->rx_at];
             m.msg_iovlen = (size_t)(f->rx_end - f->rx_at + 1);
@@ -420,8 +423,10 @@ void conn_rx(struct conn *c, uint64_t now)
             whole = cursor_trim(m.msg_iov, f->rx_off);
         }
         r = recvmsg(c->fd, &m, MSG_DONTWAIT);
-        if (body)
+        if (body) {
             *m.msg_iov = whole;
+            f->iov[f->rx_end] = after;
+        }
         if (r < 0) {
             if (errno == EINTR)
                 continue;

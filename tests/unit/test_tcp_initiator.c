@@ -1,0 +1,134 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The tcp transport's active side where it is hard to come by over two whole ends: servers that
+ * answer just so, callers that sleep, and connections that end.
+ */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+
+#include <arpa/inet.h>
+#include <errno.h>
+#include <unistd.h>
+
+#include "tcp_end.h"
+
+#define MIB       (UINT64_C(1) << 20)
+#define PATIENCE  (10 * NS_PER_S)
+#define SHORT_LEN 65536u     /* fits into the sockets' buffers */
+#define LONG_LEN  (64 * MIB) /* does not */
+
+static void start_server(int *fd_out, struct tcp_attrs *a)
+{
+    struct sockaddr_in sin = {.sin_family = AF_INET};
+    socklen_t len = sizeof sin;
+    char port[8];
+
+    sin.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    *fd_out = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    assert_true(*fd_out >= 0);
+    assert_int_equal(bind(*fd_out, (struct sockaddr *)&sin, sizeof sin), 0);
+    assert_int_equal(listen(*fd_out, 8), 0);
+    assert_int_equal(getsockname(*fd_out, (struct sockaddr *)&sin, &len), 0);
+    snprintf(port, sizeof port, "%u", ntohs(sin.sin_port));
+    *a = (struct tcp_attrs){.sink.put = tcp_attrs_put};
+    tcp_attrs_put(&a->sink, &(struct ferry_kv){"tcp_data_port", port, (uint32_t)strlen(port),
+                                               FERRY_KV_JSON});
+    tcp_attrs_put(&a->sink, &(struct ferry_kv){"tcp_proto_version", "2", 1, FERRY_KV_JSON});
+}
+
+/* Receives exactly so much, the queue being polled meanwhile; none of it may complete. */
+static void receive(int fd, struct ferry_queue *queue, uint8_t *buf, size_t len)
+{
+    uint64_t end = ft_now_ns() + PATIENCE;
+    struct ferry_comp comp;
+
+    for (size_t have = 0; have < len && ft_now_ns() < end;) {
+        ssize_t r = recv(fd, buf + have, len - have, MSG_DONTWAIT);
+
+        if (r > 0)
+            have += (size_t)r;
+        else
+            assert_true(r < 0 && errno == EAGAIN);
+        assert_int_equal(tcp_poll(queue, &comp, 1), 0);
+    }
+    assert_true(ft_now_ns() < end);
+}
+
+static void finish(struct ferry_queue *queue, struct ferry_comp *comp)
+{
+    uint64_t end = ft_now_ns() + PATIENCE;
+
+    while (tcp_poll(queue, comp, 1) == 0)
+        assert_true(ft_now_ns() < end);
+}
+
+/*
+ * v2, as Mooncake's servers speak it. One list has been sent whole and is cancelled, and the
+ * server acknowledges it; the one behind it is sent again on a new connection, as it was.
+ */
+static void v2_sent_again_as_it_was(void **state)
+{
+    const uint64_t remote = 0x7f0000000000;
+    const struct wire_mc want = {.size = LONG_LEN, .addr = remote, .write = true, .v2 = true};
+    uint8_t *buf = malloc(LONG_LEN), head[WIRE_MC_LEN], word[WIRE_MC_STATUS_LEN];
+    struct ferry_comp comp;
+    struct tcp_attrs a;
+    struct tcp_end end;
+    struct tcp_way way;
+    int listener, fd;
+    ssize_t r;
+
+    start_server(&listener, &a);
+    tcp_end_open(&end, LONG_LEN, "auto", "1");
+    tcp_way_open(&end, &a, remote, LONG_LEN, &way);
+    for (uint64_t i = 0; i < LONG_LEN; i++)
+        end.mem[i] = (uint8_t)(i * 31 ^ i >> 8);
+    fd = accept(listener, NULL, NULL);
+    assert_true(buf != NULL && fd >= 0);
+    assert_int_equal(tcp_way_submit(&end, &way, FERRY_OP_WRITE, SHORT_LEN, 1), FERRY_OK);
+    assert_int_equal(tcp_way_submit(&end, &way, FERRY_OP_WRITE, LONG_LEN, 2), FERRY_OK);
+    assert_int_equal(tcp_cancel(way.queue, 1), FERRY_OK);
+    way.peer->conns[way.queue->index]->deadline_ns += PATIENCE; /* on a busy machine, too */
+
+    receive(fd, way.queue, buf, WIRE_MC_LEN + SHORT_LEN);
+    wire_put64(word, WIRE_MC_OK);
+    assert_int_equal(send(fd, word, sizeof word, 0), sizeof word);
+    finish(way.queue, &comp);
+    assert_int_equal(comp.cookie, 1);
+    assert_int_equal(tcp_poll(way.queue, &comp, 1), 0); /* waits for the second one's word */
+    while ((r = recv(fd, buf, LONG_LEN, 0)) > 0)
+        ;
+    assert_int_equal(r, 0);
+    close(fd);
+    assert_int_equal(tcp_poll(way.queue, &comp, 1), 0); /* sees the end, connects again */
+
+    fd = accept(listener, NULL, NULL);
+    assert_true(fd >= 0);
+    receive(fd, way.queue, buf, WIRE_MC_LEN);
+    wire_put_mc(head, &want);
+    assert_memory_equal(buf, head, WIRE_MC_LEN);
+    receive(fd, way.queue, buf, LONG_LEN);
+    assert_memory_equal(buf, end.mem, LONG_LEN);
+    assert_int_equal(send(fd, word, sizeof word, 0), sizeof word);
+    finish(way.queue, &comp);
+    assert_int_equal(comp.cookie, 2);
+    assert_int_equal(comp.status, FERRY_OK);
+    tcp_way_close(&way);
+    tcp_end_close(&end);
+    close(fd);
+    close(listener);
+    free(buf);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(v2_sent_again_as_it_was),
+    };
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
