@@ -12,6 +12,7 @@
 
 #include <arpa/inet.h>
 #include <errno.h>
+#include <poll.h>
 #include <unistd.h>
 
 #include "tcp_end.h"
@@ -56,6 +57,20 @@ static void receive(int fd, struct ferry_queue *queue, uint8_t *buf, size_t len)
         assert_int_equal(tcp_poll(queue, &comp, 1), 0);
     }
     assert_true(ft_now_ns() < end);
+}
+
+/* The queue sees the end of a connection, and makes the next. */
+static int accept_again(int listener, struct ferry_queue *queue)
+{
+    uint64_t end = ft_now_ns() + PATIENCE;
+    struct pollfd p = {.fd = listener, .events = POLLIN};
+    struct ferry_comp comp;
+
+    while (poll(&p, 1, 0) == 0) {
+        assert_true(ft_now_ns() < end);
+        assert_int_equal(tcp_poll(queue, &comp, 1), 0);
+    }
+    return accept(listener, NULL, NULL);
 }
 
 static void finish(struct ferry_queue *queue, struct ferry_comp *comp)
@@ -104,10 +119,8 @@ static void v2_sent_again_as_it_was(void **state)
         ;
     assert_int_equal(r, 0);
     close(fd);
-    assert_int_equal(tcp_poll(way.queue, &comp, 1), 0); /* sees the end, connects again */
 
-    fd = accept(listener, NULL, NULL);
-    assert_true(fd >= 0);
+    fd = accept_again(listener, way.queue);
     receive(fd, way.queue, buf, WIRE_MC_LEN);
     wire_put_mc(head, &want);
     assert_memory_equal(buf, head, WIRE_MC_LEN);
@@ -124,10 +137,118 @@ static void v2_sent_again_as_it_was(void **state)
     free(buf);
 }
 
+static void wait_readable(const struct tcp_way *way)
+{
+    struct pollfd p = {.fd = way->fd, .events = POLLIN};
+
+    assert_int_equal(poll(&p, 1, (int)(PATIENCE / NS_PER_MS)), 1);
+}
+
+/* As who sleeps: arms, sleeps, polls until there is nothing. */
+static void sleep_until_done(struct tcp_way *way, struct ferry_comp *comp)
+{
+    bool armed = true;
+
+    for (;;) {
+        if (armed)
+            wait_readable(way);
+        if (tcp_poll(way->queue, comp, 1) == 1)
+            return;
+        armed = tcp_queue_arm(way->queue) == FERRY_OK;
+    }
+}
+
+/* One thread sleeps on the queue, another submits more than the socket takes at once. */
+static void armed_before_submit(void **state)
+{
+    struct ferry_comp comp;
+    struct tcp_attrs a;
+    struct tcp_end here, there;
+    struct tcp_way way;
+
+    tcp_end_open(&here, LONG_LEN, "auto", "1");
+    tcp_end_open(&there, LONG_LEN, "auto", "1");
+    tcp_attrs_of(&there, &a);
+    tcp_way_open(&here, &a, (uintptr_t)there.mem, LONG_LEN, &way);
+    memset(here.mem, 0x42, LONG_LEN);
+    assert_int_equal(tcp_queue_arm(way.queue), FERRY_OK);
+    assert_int_equal(tcp_way_submit(&here, &way, FERRY_OP_WRITE, LONG_LEN, 1), FERRY_OK);
+    sleep_until_done(&way, &comp);
+    assert_int_equal(comp.status, FERRY_OK);
+    assert_memory_equal(here.mem, there.mem, LONG_LEN);
+    tcp_way_close(&way);
+    tcp_end_close(&here);
+    tcp_end_close(&there);
+}
+
+/* What a cancel ends, and what it has to send again, wakes a sleeper too. */
+static void armed_before_cancel(void **state)
+{
+    struct ferry_comp comp;
+    struct tcp_attrs a;
+    struct tcp_end here, there;
+    struct tcp_way way;
+
+    tcp_end_open(&here, LONG_LEN, "auto", "1");
+    tcp_end_open(&there, LONG_LEN, "auto", "1");
+    tcp_attrs_of(&there, &a);
+    tcp_way_open(&here, &a, (uintptr_t)there.mem, LONG_LEN, &way);
+    memset(there.mem, 0x42, LONG_LEN);
+    assert_int_equal(tcp_queue_arm(way.queue), FERRY_OK);
+    assert_int_equal(tcp_way_submit(&here, &way, FERRY_OP_READ, LONG_LEN, 1), FERRY_OK);
+    assert_int_equal(tcp_way_submit(&here, &way, FERRY_OP_READ, SHORT_LEN, 2), FERRY_OK);
+    assert_int_equal(tcp_cancel(way.queue, 1), FERRY_OK);
+    wait_readable(&way);
+    assert_int_equal(tcp_poll(way.queue, &comp, 1), 1); /* looks no further */
+    assert_int_equal(comp.cookie, 1);
+    assert_int_equal(comp.status, FERRY_ECANCELED);
+    queue_timer(way.queue); /* what woke it is over: now the new connection does */
+    sleep_until_done(&way, &comp);
+    assert_int_equal(comp.cookie, 2);
+    assert_int_equal(comp.status, FERRY_OK);
+    tcp_way_close(&way);
+    tcp_end_close(&here);
+    tcp_end_close(&there);
+}
+
+/* What submit finds broken ends at once, and takes what would have woken the sleeper along. */
+static void armed_and_broken(void **state)
+{
+    struct linger linger = {.l_onoff = 1, .l_linger = 0};
+    struct ferry_comp comp;
+    struct tcp_attrs a;
+    struct tcp_end end;
+    struct tcp_way way;
+    int listener, fd;
+
+    start_server(&listener, &a);
+    tcp_end_open(&end, SHORT_LEN, "auto", "1");
+    tcp_way_open(&end, &a, 0x7f0000000000, SHORT_LEN, &way);
+    fd = accept(listener, NULL, NULL);
+    assert_true(fd >= 0);
+    assert_int_equal(tcp_queue_arm(way.queue), FERRY_OK);
+    assert_int_equal(tcp_way_submit(&end, &way, FERRY_OP_READ, SHORT_LEN, 1), FERRY_OK);
+    assert_int_equal(setsockopt(fd, SOL_SOCKET, SO_LINGER, &linger, sizeof linger), 0);
+    close(fd);
+    wait_readable(&way);
+    assert_int_equal(tcp_way_submit(&end, &way, FERRY_OP_READ, SHORT_LEN, 2), FERRY_OK);
+    for (uint64_t cookie = 1; cookie <= 2; cookie++) {
+        sleep_until_done(&way, &comp);
+        assert_int_equal(comp.cookie, cookie);
+        assert_int_equal(comp.status, FERRY_ECONNRESET);
+    }
+    tcp_way_close(&way);
+    tcp_end_close(&end);
+    close(listener);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(v2_sent_again_as_it_was),
+        cmocka_unit_test(armed_before_submit),
+        cmocka_unit_test(armed_before_cancel),
+        cmocka_unit_test(armed_and_broken),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -102,6 +102,17 @@ bool conn_connect(struct conn *c, uint64_t now)
     return true;
 }
 
+void conn_watch_out(struct conn *c, bool out)
+{
+    struct epoll_event ev = {.events = EPOLLIN | EPOLLRDHUP | (out ? EPOLLOUT : 0),
+                             .data.ptr = c};
+
+    if (c->fd < 0 || c->want_out == out)
+        return;
+    if (epoll_ctl(c->queue->epfd, EPOLL_CTL_MOD, c->fd, &ev) == 0)
+        c->want_out = out;
+}
+
 bool conn_has_room(const struct conn *c)
 {
     if (c->dialect == TCP_DIALECT_V1)

@@ -123,6 +123,8 @@ void conn_restart(struct conn *c, uint64_t now)
         else
             end_frame(c, f, FERRY_EUNREACH, 0);
     }
+    if (c->tx != NULL) /* wakes a sleeper: the next poll sends */
+        conn_watch_out(c, true);
 }
 
 void conn_quiet(struct conn *c, uint64_t now)

@@ -161,6 +161,8 @@ struct conn *conn_new(struct ferry_queue *q, struct ferry_peer *peer,
                       const struct tcp_addr *addr);
 /* Starts to connect, greeting included; does not wait. */
 bool conn_connect(struct conn *c, uint64_t now);
+/* Whether room to send makes the queue's descriptor readable. */
+void conn_watch_out(struct conn *c, bool out);
 bool conn_has_room(const struct conn *c);
 void conn_push(struct conn *c, struct frame *f);
 /* Sends what the socket takes; receives what has come. */

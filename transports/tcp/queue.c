@@ -180,16 +180,13 @@ static struct conn *with_room(struct conn *c)
     return NULL;
 }
 
-/* Watches for room to send only where that is what a sleeper waits for. */
-static void watch(struct conn *c, bool out)
+/* Somebody may sleep on the queue already: room for the rest wakes who does. */
+static void send_now(struct conn *c, uint64_t now)
 {
-    struct epoll_event ev = {.events = EPOLLIN | EPOLLRDHUP | (out ? EPOLLOUT : 0),
-                             .data.ptr = c};
-
-    if (c->fd < 0 || c->want_out == out)
-        return;
-    if (epoll_ctl(c->queue->epfd, EPOLL_CTL_MOD, c->fd, &ev) == 0)
-        c->want_out = out;
+    if (!c->tx_blocked)
+        conn_tx(c, now);
+    if (c->tx_blocked)
+        conn_watch_out(c, true);
 }
 
 static ferry_status submit(struct ferry_queue *q, const struct ferry_list *list,
@@ -233,10 +230,10 @@ static ferry_status submit(struct ferry_queue *q, const struct ferry_list *list,
         at += n;
         *accepted_out = at;
         if (c->dialect == TCP_DIALECT_V1)
-            conn_tx(c, now);
+            send_now(c, now);
     }
-    if (first->tx != NULL && !first->tx_blocked)
-        conn_tx(first, now);
+    if (first->tx != NULL)
+        send_now(first, now);
     return status;
 }
 
@@ -244,12 +241,16 @@ ferry_status tcp_submit(struct ferry_queue *q, const struct ferry_list *list,
                         uint32_t *accepted_out)
 {
     ferry_status status;
+    bool had;
 
     *accepted_out = 0;
     if (list->op > FERRY_OP_WRITE || list->peer == NULL || list->peer->tp != q->tp)
         return FERRY_EINVAL;
     pthread_mutex_lock(&q->lock);
+    had = q->done != NULL;
     status = submit(q, list, accepted_out);
+    if (!had && q->done != NULL) /* it broke, and its socket wakes nobody any more */
+        queue_wake(q);
     pthread_mutex_unlock(&q->lock);
     return status;
 }
@@ -260,8 +261,8 @@ static void advance(struct conn *c, uint64_t now)
         conn_tx(c, now);
     if (c->fd >= 0)
         conn_rx(c, now);
-    if (c->want_out && !c->tx_blocked)
-        watch(c, false);
+    if (c->want_out && c->tx == NULL)
+        conn_watch_out(c, false);
 }
 
 /* Asks epoll: for sleepers that woke, many connections, and idle ones that were closed. */
@@ -352,7 +353,10 @@ ferry_status tcp_cancel(struct ferry_queue *q, uint64_t cookie)
         next = c->active_next;
         conn_cancel(c, cookie, now);
     }
-    queue_timer(q);
+    if (q->done != NULL)
+        queue_wake(q);
+    else
+        queue_timer(q);
     pthread_mutex_unlock(&q->lock);
     return FERRY_OK;
 }
@@ -369,7 +373,7 @@ ferry_status tcp_queue_arm(struct ferry_queue *q)
 
     pthread_mutex_lock(&q->lock);
     for (struct conn *c = q->active; c != NULL; c = c->active_next) {
-        watch(c, c->tx_blocked);
+        conn_watch_out(c, c->tx_blocked);
         if (c->tx != NULL && !c->tx_blocked)
             status = FERRY_EAGAIN; /* more can be sent at once */
     }
