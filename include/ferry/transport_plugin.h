@@ -257,8 +257,9 @@ struct ferry_transport_ops {
     /* A descriptor for epoll, owned by the queue: never read, write or close it. */
     ferry_status (*queue_fd)(struct ferry_queue *queue, int *fd_out);
     /*
-     * Make the descriptor readable at the next completion. FERRY_EAGAIN: some are
-     * waiting already, so poll first; this closes the lost wake-up gap.
+     * Make the descriptor readable at the next completion, and wherever a poll is needed before
+     * there can be one; also for what is submitted only afterwards, as another thread may.
+     * FERRY_EAGAIN: some are waiting already, so poll first; this closes the lost wake-up gap.
      */
     ferry_status (*queue_arm)(struct ferry_queue *queue);
 

@@ -122,10 +122,12 @@ static void sleep_until_ended(struct fc_ctx *ctx, struct fc_queue *q, int fd,
 
 void fc_point_arm(struct fc_ctx *ctx)
 {
+    const uint64_t most = 16 * MIB; /* does not go without a poll in between */
     struct fc_scene s;
     int fd = -1;
     unsigned slept = 0, round = 0;
-    fc_scene_open(ctx, 65536, 16, &s);
+    fc_scene_open(ctx, most, 16, &s);
+    const uint64_t long_len = ctx->caps.max_xfer_len < most ? ctx->caps.max_xfer_len : most;
     if (!(ctx->caps.flags & FERRY_CAP_EVENT_FD))
         fc_not_applicable(ctx, "caps deny FERRY_CAP_EVENT_FD");
     FC_OK(ctx, queue_fd, s.q.q, &fd);
@@ -136,7 +138,10 @@ void fc_point_arm(struct fc_ctx *ctx)
                                   fc_xfer(&s, 8192, 8192, 4096)};
         struct fc_track track;
         uint32_t accepted;
-        fc_track_init(ctx, &track, v, round % 7 ? 1 : 3);
+        bool is_long = round == 0 || round == 3; /* of those armed first: either direction */
+        if (is_long)
+            v[0] = fc_xfer(&s, 0, 0, long_len);
+        fc_track_init(ctx, &track, v, round % 7 || is_long ? 1 : 3);
         fc_track_add(&s.q, &track);
         if (round % 3 == 0) { /* armed before there is anything */
             ferry_status status = fc_arm(&s.q);
@@ -148,8 +153,8 @@ void fc_point_arm(struct fc_ctx *ctx)
                 FC_CHECK(ctx, status == FERRY_OK, "FERRY_OK", "submit: %s", fc_status(status));
                 FC_CHECK(ctx, poll(&p, 1, (int)FC_SLOW(5000)) == 1,
                          "an armed descriptor to become readable at the next completion",
-                         "round %u: nothing for %u ms, armed before submit", round,
-                         FC_SLOW(5000));
+                         "round %u: nothing for %u ms, armed before submit of %llu bytes",
+                         round, FC_SLOW(5000), (unsigned long long)v[0].len);
                 slept++;
             }
         }
