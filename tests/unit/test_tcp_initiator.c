@@ -13,6 +13,9 @@
 #include <arpa/inet.h>
 #include <errno.h>
 #include <poll.h>
+#include <signal.h>
+#include <sys/prctl.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "tcp_end.h"
@@ -242,13 +245,92 @@ static void armed_and_broken(void **state)
     close(listener);
 }
 
+/* A child that the application forks has every file that was open then. */
+static pid_t fork_bystander(void)
+{
+    pid_t pid = fork();
+
+    assert_true(pid >= 0);
+    if (pid == 0) {
+        prctl(PR_SET_PDEATHSIG, SIGKILL);
+        for (;;)
+            pause();
+    }
+    return pid;
+}
+
+static void end_bystander(pid_t pid)
+{
+    kill(pid, SIGKILL);
+    waitpid(pid, NULL, 0);
+}
+
+/* A connection that is gone is out of the queue's set too. */
+static void closed_after_fork(void **state)
+{
+    struct pollfd p = {.events = POLLIN};
+    struct ferry_comp comp;
+    struct tcp_attrs a;
+    struct tcp_end here, there;
+    struct tcp_way way;
+    pid_t child;
+
+    tcp_end_open(&here, SHORT_LEN, "auto", "1");
+    tcp_end_open(&there, SHORT_LEN, "auto", "1");
+    tcp_attrs_of(&there, &a);
+    tcp_way_open(&here, &a, (uintptr_t)there.mem, SHORT_LEN, &way);
+    child = fork_bystander();
+    tcp_end_close(&there);
+    wait_readable(&way);
+    for (int i = 0; i < 100; i++)
+        assert_int_equal(tcp_poll(way.queue, &comp, 1), 0);
+    tcp_peer_close(way.peer);
+    for (int i = 0; i < 100; i++)
+        assert_int_equal(tcp_poll(way.queue, &comp, 1), 0);
+    p.fd = way.fd;
+    assert_int_equal(poll(&p, 1, 0), 0);
+    tcp_queue_close(way.queue);
+    tcp_end_close(&here);
+    end_bystander(child);
+}
+
+/* Either way the peer learns of it at once. */
+static void ended_after_fork(void **state)
+{
+    for (int reset = 0; reset < 2; reset++) {
+        struct tcp_attrs a;
+        struct tcp_end end;
+        struct tcp_way way;
+        struct pollfd p = {.events = POLLIN};
+        pid_t child;
+        int listener;
+        char byte;
+
+        start_server(&listener, &a);
+        tcp_end_open(&end, SHORT_LEN, "auto", "1");
+        tcp_way_open(&end, &a, 0x7f0000000000, SHORT_LEN, &way);
+        p.fd = accept(listener, NULL, NULL);
+        assert_true(p.fd >= 0);
+        child = fork_bystander();
+        conn_close_fd(way.peer->conns[way.queue->index], reset);
+        assert_int_equal(poll(&p, 1, (int)(PATIENCE / NS_PER_MS)), 1);
+        errno = 0;
+        assert_int_equal(recv(p.fd, &byte, 1, 0), reset ? -1 : 0);
+        assert_int_equal(errno, reset ? ECONNRESET : 0);
+        end_bystander(child);
+        tcp_way_close(&way);
+        tcp_end_close(&end);
+        close(p.fd);
+        close(listener);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(v2_sent_again_as_it_was),
-        cmocka_unit_test(armed_before_submit),
-        cmocka_unit_test(armed_before_cancel),
-        cmocka_unit_test(armed_and_broken),
+        cmocka_unit_test(v2_sent_again_as_it_was), cmocka_unit_test(armed_before_submit),
+        cmocka_unit_test(armed_before_cancel),     cmocka_unit_test(armed_and_broken),
+        cmocka_unit_test(closed_after_fork),       cmocka_unit_test(ended_after_fork),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

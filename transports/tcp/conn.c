@@ -152,10 +152,11 @@ void conn_close_fd(struct conn *c, bool reset)
 {
     if (c->fd < 0)
         return;
+    (void)epoll_ctl(c->queue->epfd, EPOLL_CTL_DEL, c->fd, NULL); /* a fork may hold the file */
     if (reset)
         tcp_reset(c->fd);
     else
-        close(c->fd);
+        tcp_close_fd(c->fd);
     c->fd = -1;
     c->want_out = false;
     c->tx_blocked = false;

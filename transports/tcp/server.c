@@ -121,13 +121,10 @@ static void conn_end(struct tcp_thread *th, struct server_conn *c, bool reset)
         c->next->at = c->at;
     target_fini(&c->target);
     th->reactor->ops->del(th->reactor, &c->source);
-    if (reset) {
+    if (reset)
         tcp_reset(c->source.fd);
-    } else {
-        /* A ring's poll may hold the file a moment longer than the descriptor. */
-        shutdown(c->source.fd, SHUT_RDWR);
-        close(c->source.fd);
-    }
+    else
+        tcp_close_fd(c->source.fd);
     free(c);
 }
 

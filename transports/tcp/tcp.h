@@ -94,7 +94,11 @@ ferry_status tcp_status_of(int err);
 bool tcp_unreachable(int fd);
 /* After ETIMEDOUT: did acknowledgements come in until shortly before? */
 bool tcp_heard_lately(int fd, uint32_t user_timeout_ms);
-/* Closes with RST: what the kernel has not sent is dropped. */
+/*
+ * Both end the connection at once even where the file is held elsewhere: by a child that was
+ * forked, by a ring's poll. With RST what the kernel has not sent is dropped.
+ */
 void tcp_reset(int fd);
+void tcp_close_fd(int fd);
 
 #endif /* TCP_H */
