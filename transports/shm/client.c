@@ -64,8 +64,8 @@ void shm_client_accept(struct ferry_tp *tp, int fd)
                "in",
                (int)cred.pid, (unsigned)cred.uid, (unsigned)tp->ident.uid);
         if (client->pidfd >= 0)
-            close(client->pidfd);
-        close(fd);
+            shm_unwatch(tp, client->pidfd);
+        shm_unwatch(tp, fd);
         free(client);
         return;
     }
@@ -83,8 +83,8 @@ void shm_client_drop(struct ferry_tp *tp, struct shm_client *client)
     }
     while (client->leases)
         free_lease(client->leases);
-    close(client->fd);
-    close(client->pidfd);
+    shm_unwatch(tp, client->fd);
+    shm_unwatch(tp, client->pidfd);
     atomic_store(&client->gone, true);
     put(client);
 }

@@ -158,8 +158,8 @@ static ferry_status connect_peer(struct ferry_peer *peer, uint32_t timeout_ms)
     peer->conn = conn;
     if (!shm_watch(tp, conn->fd, conn->id) || !shm_watch(tp, conn->pidfd, conn->id)) {
         peer->conn = NULL;
-        close(conn->fd);
-        close(conn->pidfd);
+        shm_unwatch(tp, conn->fd);
+        shm_unwatch(tp, conn->pidfd);
         shm_conn_put(conn);
         status = FERRY_ENOMEM;
     }
@@ -247,8 +247,8 @@ void shm_peer_close(struct ferry_peer *peer)
         free(peer->table[i]);
     }
     if (conn) {
-        close(conn->fd); /* the peer forgets our grants */
-        close(conn->pidfd);
+        shm_unwatch(tp, conn->fd); /* the peer forgets our grants */
+        shm_unwatch(tp, conn->pidfd);
         shm_conn_put(conn);
     }
     shm_kick_locked(tp); /* what is parked ends with FERRY_ECANCELED */

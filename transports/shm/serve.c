@@ -35,6 +35,13 @@ bool shm_watch(struct ferry_tp *tp, int fd, uint64_t id)
     return !epoll_ctl(tp->epoll_fd, EPOLL_CTL_ADD, fd, &event);
 }
 
+void shm_unwatch(struct ferry_tp *tp, int fd)
+{
+    epoll_ctl(tp->epoll_fd, EPOLL_CTL_DEL, fd, NULL);
+    shutdown(fd, SHUT_RDWR); /* nothing to a pidfd */
+    close(fd);
+}
+
 void shm_kick_locked(struct ferry_tp *tp)
 {
     for (unsigned i = 0; i < SHM_MAX_QUEUES; i++) {
@@ -155,7 +162,7 @@ void shm_serve_stop(struct ferry_tp *tp)
 {
     eventfd_write(tp->stop_fd, 1);
     pthread_join(tp->thread, NULL);
-    close(tp->listen_fd);
+    shm_unwatch(tp, tp->listen_fd);
     close(tp->stop_fd);
     while (tp->clients)
         shm_client_drop(tp, tp->clients);

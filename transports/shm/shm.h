@@ -206,6 +206,8 @@ int shm_ptrace_scope(void);
 ferry_status shm_serve_start(struct ferry_tp *tp);
 void shm_serve_stop(struct ferry_tp *tp);
 bool shm_watch(struct ferry_tp *tp, int fd, uint64_t id);
+/* Closes it. A child that was forked may have the file too: it is gone for everybody. */
+void shm_unwatch(struct ferry_tp *tp, int fd);
 void shm_kick_locked(struct ferry_tp *tp);
 void shm_pause(unsigned *round);
 

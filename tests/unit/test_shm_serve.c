@@ -1,0 +1,189 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The shm transport's thread: it sleeps while there is nothing to do, whoever forked, died or
+ * took the last descriptor; and it serves many questions at once.
+ */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+
+#include <signal.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <time.h>
+
+#include "shm_end.h"
+
+#define PATIENCE_NS (10 * UINT64_C(1000000000))
+
+static void sleep_ms(unsigned ms)
+{
+    nanosleep(&(struct timespec){.tv_nsec = ms * 1000000L}, NULL);
+}
+
+static uint64_t cpu_ns(const struct end *end)
+{
+    struct timespec ts;
+    clockid_t clock;
+
+    assert_int_equal(pthread_getcpuclockid(end->tp->thread, &clock), 0);
+    assert_int_equal(clock_gettime(clock, &ts), 0);
+    return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
+}
+
+static void sleeps(const struct end *end)
+{
+    uint64_t before = cpu_ns(end);
+
+    sleep_ms(300);
+    assert_true(cpu_ns(end) - before < 100000000u);
+}
+
+/* A child that the application forks has every file that was open then. */
+static pid_t fork_bystander(void)
+{
+    pid_t pid = fork();
+
+    assert_true(pid >= 0);
+    if (pid == 0) {
+        prctl(PR_SET_PDEATHSIG, SIGKILL);
+        for (;;)
+            pause();
+    }
+    return pid;
+}
+
+static void end_process(pid_t pid)
+{
+    kill(pid, SIGKILL);
+    waitpid(pid, NULL, 0);
+}
+
+/* Another process that is attached to `there`. */
+static pid_t fork_initiator(struct end *there)
+{
+    static struct attrs a;
+    int pipes[2];
+    char byte;
+
+    attrs_of(there, &a);
+    assert_int_equal(pipe(pipes), 0);
+    pid_t pid = fork();
+    if (pid == 0) {
+        static struct end here;
+        struct way way;
+
+        prctl(PR_SET_PDEATHSIG, SIGKILL);
+        end_open(&here, "map", -1);
+        if (way_open(&here, &a, &way) || write(pipes[1], "x", 1) < 0)
+            _exit(3);
+        for (;;)
+            pause();
+    }
+    close(pipes[1]);
+    assert_int_equal(read(pipes[0], &byte, 1), 1);
+    close(pipes[0]);
+    return pid;
+}
+
+/* Another process with a target, which publishes `a`. */
+static pid_t fork_target(struct attrs *a)
+{
+    int pipes[2];
+
+    assert_int_equal(pipe(pipes), 0);
+    pid_t pid = fork();
+    if (pid == 0) {
+        static struct end there;
+
+        prctl(PR_SET_PDEATHSIG, SIGKILL);
+        end_open(&there, "map", F_SEAL_SHRINK);
+        attrs_of(&there, a);
+        if (write(pipes[1], a, sizeof(*a)) < 0)
+            _exit(3);
+        for (;;)
+            pause();
+    }
+    close(pipes[1]);
+    assert_int_equal(read(pipes[0], a, sizeof(*a)), sizeof(*a));
+    close(pipes[0]);
+    return pid;
+}
+
+static void killed_initiator_after_fork(void **state)
+{
+    struct end there;
+
+    needs_fork("killed_initiator_after_fork");
+    end_open(&there, "map", F_SEAL_SHRINK);
+    pid_t pid = fork_initiator(&there);
+    pid_t child = fork_bystander();
+    end_process(pid);
+    sleeps(&there);
+    end_close(&there);
+    end_process(child);
+}
+
+static void killed_target_after_fork(void **state)
+{
+    static struct attrs a;
+    struct end here;
+    struct way way;
+
+    needs_fork("killed_target_after_fork");
+    pid_t pid = fork_target(&a);
+    end_open(&here, "map", -1);
+    assert_int_equal(way_open(&here, &a, &way), FERRY_OK);
+    pid_t child = fork_bystander();
+    way_close(&way);
+    end_process(pid);
+    sleeps(&here);
+    end_close(&here);
+    end_process(child);
+}
+
+static bool has_clients(struct end *end)
+{
+    pthread_mutex_lock(&end->tp->lock);
+    bool any = end->tp->clients;
+    pthread_mutex_unlock(&end->tp->lock);
+    return any;
+}
+
+/* The other end is told at once: it forgets the grants, or reaches nobody. */
+static void closed_after_fork(void **state)
+{
+    struct end here, there;
+    struct attrs a;
+    struct way way;
+
+    needs_fork("closed_after_fork");
+    end_open(&here, "map", -1);
+    end_open(&there, "map", F_SEAL_SHRINK);
+    attrs_of(&there, &a);
+    assert_int_equal(way_open(&here, &a, &way), FERRY_OK);
+    pid_t child = fork_bystander();
+    way_close(&way);
+    for (uint64_t end = ft_now_ns() + PATIENCE_NS; has_clients(&there); sleep_ms(1))
+        assert_true(ft_now_ns() < end);
+    end_close(&there);
+    assert_int_equal(way_open(&here, &a, &way), FERRY_EUNREACH);
+    assert_non_null(strstr(last_words, "nobody listens"));
+    way_close(&way);
+    end_close(&here);
+    end_process(child);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(killed_initiator_after_fork),
+        cmocka_unit_test(killed_target_after_fork),
+        cmocka_unit_test(closed_after_fork),
+    };
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
