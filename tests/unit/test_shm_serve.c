@@ -10,7 +10,9 @@
 #include <cmocka.h>
 
 #include <signal.h>
+#include <stdlib.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -177,12 +179,109 @@ static void closed_after_fork(void **state)
     end_process(child);
 }
 
+/* Regions in numbers: REGIONS parts of one memfd, each registered by itself. */
+enum { REGIONS = 2000, PART = 128 };
+
+static void register_parts(struct end *end, struct ferry_mr **parts)
+{
+    struct ferry_mem_desc *d = calloc(REGIONS, sizeof(*d));
+
+    assert_non_null(d);
+    for (uint32_t i = 0; i < REGIONS; i++)
+        d[i] = (struct ferry_mem_desc){.size = sizeof(*d),
+                                       .addr = end->mem + i * PART,
+                                       .len = PART,
+                                       .dmabuf_fd = -1,
+                                       .access = ALL,
+                                       .flags = FERRY_MEM_MEMFD,
+                                       .memfd = end->memfd,
+                                       .memfd_off = (uint64_t)i * PART};
+    shm_mem_dereg(end->tp, &end->mr, 1);
+    end->mr = NULL;
+    assert_int_equal(shm_mem_reg(end->tp, d, REGIONS, parts), FERRY_OK);
+    free(d);
+}
+
+/* False: the queue is full. */
+static bool submit_part(struct end *here, struct way *way, struct ferry_rmem *rmem, uint32_t i)
+{
+    struct ferry_xfer x = {
+        .mr = here->mr, .rmem = rmem, .local = here->mem + i * PART, .len = PART};
+    struct ferry_list list = {.size = sizeof(list),
+                              .op = FERRY_OP_WRITE,
+                              .peer = way->peer,
+                              .v = &x,
+                              .n = 1,
+                              .cookie = i};
+    uint32_t accepted;
+    ferry_status status = shm_submit(way->queue, &list, &accepted);
+
+    assert_true(status == FERRY_OK || status == FERRY_EAGAIN);
+    return accepted;
+}
+
+/* More questions than a socket takes, while the answers are not read: the target answers those
+ * that it gets, and the others are asked when that is over. */
+static void many_questions(void **state)
+{
+    static struct ferry_mr *parts[REGIONS];
+    static struct ferry_rmem *rmem[REGIONS];
+    struct ferry_queue_attr attr = {.size = sizeof(attr), .depth = REGIONS};
+    struct ferry_kvs none = {.n = 0};
+    struct end here, there;
+    struct attrs a;
+    struct way way;
+    struct rlimit files;
+
+    assert_int_equal(getrlimit(RLIMIT_NOFILE, &files), 0);
+    files.rlim_cur = files.rlim_max; /* one of each region */
+    assert_int_equal(setrlimit(RLIMIT_NOFILE, &files), 0);
+    end_open(&here, "map", -1);
+    end_open(&there, "map", F_SEAL_SHRINK);
+    register_parts(&there, parts);
+    attrs_of(&there, &a);
+    assert_int_equal(open_peer(&here, &a, &way.peer), FERRY_OK);
+    for (uint32_t i = 0; i < REGIONS; i++)
+        assert_int_equal(shm_rmem_open(way.peer, a.mem + i * PART, PART, &none, &rmem[i]),
+                         FERRY_OK);
+    assert_int_equal(shm_queue_open(here.tp, &attr, &way.queue), FERRY_OK);
+    assert_int_equal(shm_peer_attach(way.peer, way.queue, 5000), FERRY_OK);
+
+    pthread_mutex_lock(&here.tp->lock); /* its thread takes no answer now */
+    for (int round = 0; round < 10; round++) {
+        for (uint32_t i = 0; i < REGIONS; i++)
+            shm_ask(way.peer->conn, rmem[i]);
+        sleep_ms(10);
+    }
+    pthread_mutex_unlock(&here.tp->lock);
+
+    for (uint64_t i = 0; i < LEN; i++)
+        here.mem[i] = (uint8_t)(i * 31 ^ i >> 8);
+    for (uint32_t next = 0, done = 0; done < REGIONS;) {
+        struct ferry_comp comp;
+
+        if (next < REGIONS)
+            next += submit_part(&here, &way, rmem[next], next);
+        while (shm_poll(way.queue, &comp, 1)) {
+            assert_int_equal(comp.status, FERRY_OK);
+            done++;
+        }
+    }
+    assert_memory_equal(here.mem, there.mem, REGIONS * PART);
+    shm_peer_close(way.peer);
+    shm_queue_close(way.queue);
+    shm_mem_dereg(there.tp, parts, REGIONS);
+    end_close(&here);
+    end_close(&there);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(killed_initiator_after_fork),
         cmocka_unit_test(killed_target_after_fork),
         cmocka_unit_test(closed_after_fork),
+        cmocka_unit_test(many_questions),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

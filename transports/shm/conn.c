@@ -236,11 +236,17 @@ bool shm_ask(struct shm_conn *conn, struct ferry_rmem *rmem)
         .magic = SHM_MAGIC, .type = SHM_ASK, .id = id_of(rmem), .addr = rmem->addr};
     int none = atomic_load(&rmem->state);
 
-    if ((none != SHM_NONE && none != SHM_REFUSED) ||
-        !atomic_compare_exchange_strong(&rmem->state, &none, SHM_ASKED))
+    if (none != SHM_NONE && none != SHM_REFUSED)
         return true; /* another queue has asked */
+    /* Who asks more than it can take answers for is taken for one that does not read. */
+    if (atomic_load(&conn->asks) >= SHM_ASKS)
+        return false;
+    if (!atomic_compare_exchange_strong(&rmem->state, &none, SHM_ASKED))
+        return true;
+    atomic_fetch_add(&conn->asks, 1);
     if (shm_send(conn->fd, &msg, -1))
         return true;
+    atomic_fetch_sub(&conn->asks, 1);
     atomic_store(&rmem->state, SHM_NONE);
     return false;
 }
@@ -296,7 +302,6 @@ static bool grant(struct ferry_tp *tp, struct shm_conn *conn, const struct shm_m
     if (msg->status) {
         atomic_store(&rmem->refused, (int)msg->status);
         atomic_store(&rmem->state, SHM_REFUSED);
-        shm_kick_locked(tp);
         return true;
     }
     rmem->base = msg->addr;
@@ -318,7 +323,6 @@ static bool grant(struct ferry_tp *tp, struct shm_conn *conn, const struct shm_m
     } else {
         atomic_store(&rmem->state, SHM_HELD);
     }
-    shm_kick_locked(tp);
     return true;
 }
 
@@ -348,12 +352,16 @@ bool shm_conn_feed(struct ferry_tp *tp, struct shm_conn *conn, const void *data,
 
     if (ok) {
         memcpy(&msg, data, sizeof(msg));
-        if (msg.type == SHM_GRANT)
+        if (msg.type == SHM_GRANT) {
+            if (atomic_load(&conn->asks) > 0)
+                atomic_fetch_sub(&conn->asks, 1);
             ok = grant(tp, conn, &msg, fd);
-        else if (msg.type == SHM_REVOKED)
+            shm_kick_locked(tp); /* who waits for it, or to ask for more */
+        } else if (msg.type == SHM_REVOKED) {
             revoked(tp, conn, &msg);
-        else
+        } else {
             ok = false;
+        }
     }
     if (fd >= 0)
         close(fd);

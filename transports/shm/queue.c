@@ -176,8 +176,11 @@ static ferry_status standing(struct ferry_queue *queue, struct shm_elem *e)
     if (state == SHM_REFUSED && e->asked)
         return (ferry_status)atomic_load(&rmem->refused);
     if (state == SHM_NONE || state == SHM_REFUSED) {
-        e->asked = true;
-        if (!shm_ask(att->conn, rmem))
+        if (atomic_load(&att->conn->asks) >= SHM_ASKS)
+            return FERRY_EAGAIN; /* the answer to one of them kicks */
+        if (shm_ask(att->conn, rmem))
+            e->asked = true;
+        else
             atomic_store(&queue->kick, true); /* again at the next poll */
         return FERRY_EAGAIN;
     }

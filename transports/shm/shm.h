@@ -16,6 +16,7 @@
     (UINT64_C(1) << 20) /* most bytes of an element in one go: bounds every wait */
 #define SHM_NAME_LEN     48u
 #define SHM_COPY_THREADS 3u
+#define SHM_ASKS         128u /* of a connection, without an answer: a socket takes 278 packets */
 #define SHM_SHARED_FROM  (UINT64_C(256) << 10) /* bytes of a copy that helpers are worth */
 
 enum shm_mode { SHM_MODE_AUTO, SHM_MODE_CMA, SHM_MODE_MAP };
@@ -83,8 +84,9 @@ struct shm_conn {
     int fd, pidfd; /* closed by peer_close, which waits for the lines first */
     pid_t pid;
     struct shm_page *page;
-    atomic_int dead; /* a status of peer scope */
-    unsigned refs;   /* the transport's lock */
+    atomic_int dead;  /* a status of peer scope */
+    atomic_uint asks; /* without an answer as yet */
+    unsigned refs;    /* the transport's lock */
     struct ferry_peer *peer;
 };
 
@@ -237,8 +239,8 @@ void shm_let_go(struct shm_conn *conn, uint32_t slot);
 /* Waits until whoever copies now has left, or is gone (may be NULL): later ones see what was
  * stored before. Needs no lock. False where timeout_ms passed first. */
 bool shm_page_quiet(struct shm_page *page, const atomic_bool *gone, uint32_t timeout_ms);
-/* Asks for the region of this rmem. False: no room on the socket now. Any thread, inside a line
- * or with the lock. */
+/* Asks for the region of this rmem. False: no room on the socket, or too many questions are on
+ * their way. Any thread, inside a line or with the lock. */
 bool shm_ask(struct shm_conn *conn, struct ferry_rmem *rmem);
 
 /* copy.c */
