@@ -11,6 +11,7 @@
 #include <cmocka.h>
 
 #include <arpa/inet.h>
+#include <dirent.h>
 #include <errno.h>
 #include <poll.h>
 #include <sys/syscall.h>
@@ -83,10 +84,43 @@ static void reset_closes_once(void **state)
     }
 }
 
+static unsigned open_files(void)
+{
+    struct dirent *entry;
+    DIR *dir = opendir("/proc/self/fd");
+    unsigned n = 0;
+
+    assert_non_null(dir);
+    while ((entry = readdir(dir)) != NULL)
+        n += entry->d_name[0] != '.';
+    closedir(dir);
+    return n;
+}
+
+/* What the first thread accepts for others that have ended is closed as well. */
+static void closed_while_accepting(void **state)
+{
+    enum { ROUNDS = 20, CONNS = 300 };
+    unsigned before = open_files();
+    struct tcp_end end;
+    int fd[CONNS];
+
+    for (int round = 0; round < ROUNDS; round++) {
+        assert_true(try_open(&end, "epoll", "4"));
+        for (int i = 0; i < CONNS; i++)
+            fd[i] = dial(&end);
+        tcp_end_close(&end);
+        for (int i = 0; i < CONNS; i++)
+            close(fd[i]);
+        assert_int_equal(open_files(), before);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(reset_closes_once),
+        cmocka_unit_test(closed_while_accepting),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -375,8 +375,6 @@ static void thread_fini(struct tcp_thread *th)
 {
     while (th->conns != NULL)
         conn_end(th, th->conns, false);
-    for (uint32_t i = 0; i < th->n_inbox; i++)
-        close(th->inbox[i]);
     if (th->reactor != NULL)
         th->reactor->ops->close(th->reactor);
     target_env_fini(&th->env);
@@ -504,11 +502,13 @@ void tcp_server_close(struct tcp_server *server)
         atomic_store_explicit(&th->stop, true, memory_order_release);
         (void)!write(th->wake.fd, &one, sizeof one);
     }
+    for (uint32_t i = 0; i < server->n_threads; i++)
+        pthread_join(server->threads[i].thread, NULL);
     for (uint32_t i = 0; i < server->n_threads; i++) {
         struct tcp_thread *th = &server->threads[i];
 
-        pthread_join(th->thread, NULL);
-        /* What was handed out after it had gone. */
+        for (uint32_t n = 0; n < th->n_inbox; n++) /* some came after it had gone */
+            tcp_close_fd(th->inbox[n]);
         pthread_mutex_destroy(&th->lock);
         free(th->inbox);
         close(th->wake.fd);
