@@ -14,6 +14,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <poll.h>
+#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -116,11 +117,51 @@ static void closed_while_accepting(void **state)
     }
 }
 
+/* Without descriptors it says so now and then, and accepts what has waited when it can. */
+static void no_descriptors(void **state)
+{
+    for (size_t i = 0; i < sizeof engines / sizeof *engines; i++) {
+        struct sockaddr_in sin = {.sin_family = AF_INET};
+        struct rlimit limit, none;
+        struct pollfd p = {.events = POLLIN};
+        uint8_t hello[WIRE_HELLO_LEN];
+        struct tcp_end end;
+        uint64_t from;
+        unsigned warnings;
+
+        if (!try_open(&end, engines[i], "1"))
+            continue;
+        sin.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+        sin.sin_port = htons(tcp_server_port(end.tp->server));
+        p.fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+        assert_int_equal(getrlimit(RLIMIT_NOFILE, &limit), 0);
+        none = limit;
+        none.rlim_cur = (rlim_t)dup(p.fd); /* the lowest that is free */
+        close((int)none.rlim_cur);
+        assert_int_equal(setrlimit(RLIMIT_NOFILE, &none), 0);
+        assert_int_equal(connect(p.fd, (struct sockaddr *)&sin, sizeof sin), 0);
+        from = ft_now_ns();
+        nanosleep(&(struct timespec){.tv_nsec = 500000000}, NULL);
+        warnings = atomic_load(&end.warnings);
+        assert_int_equal(setrlimit(RLIMIT_NOFILE, &limit), 0);
+        assert_true(warnings >= 1);
+        assert_true(warnings <= 2 + (ft_now_ns() - from) / (100 * NS_PER_MS));
+
+        wire_put_hello(hello,
+                       &(struct wire_hello){.version = WIRE_VERSION, .len = WIRE_HELLO_LEN});
+        assert_int_equal(send(p.fd, hello, sizeof hello, 0), sizeof hello);
+        assert_int_equal(poll(&p, 1, PATIENCE_MS), 1);
+        close(p.fd);
+        tcp_end_close(&end);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(reset_closes_once),
         cmocka_unit_test(closed_while_accepting),
+        cmocka_unit_test(no_descriptors),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -41,7 +41,7 @@ struct tcp_thread {
     struct reactor_source listener;
     struct server_conn *conns, *active;
     uint32_t n_active, n_draining;
-    uint64_t accept_ns; /* when to accept again; 0 = now */
+    uint64_t accept_ns; /* until then there are no descriptors; 0 = there are */
     struct target_env env;
 
     pthread_mutex_t lock; /* guards the three below; leaf */
@@ -236,8 +236,7 @@ static void accept_some(struct tcp_thread *th)
         }
         break;
     }
-    if (th->accept_ns == 0)
-        th->reactor->ops->want(th->reactor, &th->listener, POLLIN);
+    th->reactor->ops->want(th->reactor, &th->listener, th->accept_ns == 0 ? POLLIN : 0);
 }
 
 static void take_inbox(struct tcp_thread *th)
@@ -298,7 +297,7 @@ static void timers(struct tcp_thread *th)
 
     if (th->accept_ns != 0 && now >= th->accept_ns) {
         th->accept_ns = 0;
-        accept_some(th);
+        th->reactor->ops->want(th->reactor, &th->listener, POLLIN);
     }
     for (struct server_conn *c = th->conns; c != NULL && th->n_draining > 0; c = next) {
         next = c->next;
