@@ -28,6 +28,7 @@
  */
 
 static char last_words[1024];
+static pthread_mutex_t words_lock = PTHREAD_MUTEX_INITIALIZER;
 
 struct end {
     struct ferry_host host; /* first */
@@ -47,8 +48,19 @@ host_log(const struct ferry_host *host, enum ferry_log_level level, const char *
     va_list ap;
 
     va_start(ap, fmt);
+    pthread_mutex_lock(&words_lock);
     vsnprintf(last_words, sizeof(last_words), fmt, ap);
+    pthread_mutex_unlock(&words_lock);
     va_end(ap);
+}
+
+/* Was that said last? Beside threads that log. */
+static inline bool said(const char *words)
+{
+    pthread_mutex_lock(&words_lock);
+    bool so = strstr(last_words, words);
+    pthread_mutex_unlock(&words_lock);
+    return so;
 }
 
 static ferry_status region_get(const struct ferry_host *host, uint64_t addr, uint64_t len,

@@ -14,6 +14,7 @@
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
+#include <sys/un.h>
 #include <sys/wait.h>
 #include <time.h>
 
@@ -173,10 +174,39 @@ static void closed_after_fork(void **state)
         assert_true(ft_now_ns() < end);
     end_close(&there);
     assert_int_equal(way_open(&here, &a, &way), FERRY_EUNREACH);
-    assert_non_null(strstr(last_words, "nobody listens"));
+    assert_true(said("nobody listens"));
     way_close(&way);
     end_close(&here);
     end_process(child);
+}
+
+/* Who knocks while no descriptor is to be had waits, and is let in later. */
+static void no_descriptors(void **state)
+{
+    struct sockaddr_un addr = {.sun_family = AF_UNIX};
+    struct rlimit limit, none;
+    struct end there;
+
+    end_open(&there, "map", F_SEAL_SHRINK);
+    size_t len = strlen(there.tp->sock);
+    memcpy(addr.sun_path + 1, there.tp->sock, len);
+    int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
+    assert_int_equal(getrlimit(RLIMIT_NOFILE, &limit), 0);
+    none = limit;
+    none.rlim_cur = (rlim_t)dup(fd); /* the lowest that is free */
+    close((int)none.rlim_cur);
+    assert_int_equal(setrlimit(RLIMIT_NOFILE, &none), 0);
+    assert_int_equal(connect(fd, (void *)&addr,
+                             (socklen_t)(offsetof(struct sockaddr_un, sun_path) + 1 + len)),
+                     0);
+    for (uint64_t end = ft_now_ns() + PATIENCE_NS; !said("Too many open files"); sleep_ms(1))
+        assert_true(ft_now_ns() < end);
+    sleeps(&there);
+    assert_int_equal(setrlimit(RLIMIT_NOFILE, &limit), 0);
+    for (uint64_t end = ft_now_ns() + PATIENCE_NS; !has_clients(&there); sleep_ms(1))
+        assert_true(ft_now_ns() < end);
+    close(fd);
+    end_close(&there);
 }
 
 /* Regions in numbers: REGIONS parts of one memfd, each registered by itself. */
@@ -281,6 +311,7 @@ int main(void)
         cmocka_unit_test(killed_initiator_after_fork),
         cmocka_unit_test(killed_target_after_fork),
         cmocka_unit_test(closed_after_fork),
+        cmocka_unit_test(no_descriptors),
         cmocka_unit_test(many_questions),
     };
 

@@ -18,7 +18,8 @@
 
 enum { ID_LISTEN, ID_STOP, ID_FIRST };
 
-#define LEAVING_MS 10 /* how often a client that is being dropped is looked at */
+#define LEAVING_MS 10  /* how often a client that is being dropped is looked at */
+#define DEAF_MS    100 /* how long who knocks waits where there are no descriptors */
 
 void shm_pause(unsigned *round)
 {
@@ -71,9 +72,31 @@ static void handle(struct ferry_tp *tp, uint64_t id)
     }
 }
 
+static void listen_for(struct ferry_tp *tp, uint32_t events)
+{
+    struct epoll_event event = {.events = events, .data.u64 = ID_LISTEN};
+
+    epoll_ctl(tp->epoll_fd, EPOLL_CTL_MOD, tp->listen_fd, &event);
+}
+
+/* False: it has to wait, there are no descriptors. */
+static bool accept_one(struct ferry_tp *tp)
+{
+    int fd = accept4(tp->listen_fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+
+    if (fd >= 0) {
+        shm_client_accept(tp, fd);
+    } else if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM) {
+        FT_LOG(tp->host, FERRY_LOG_WARN, "cannot accept a connection: %s", strerror(errno));
+        return false;
+    }
+    return true;
+}
+
 static void *serve_main(void *arg)
 {
     struct ferry_tp *tp = arg;
+    uint64_t deaf_ns = 0; /* until then; 0 = it listens */
     int timeout_ms = -1;
 
     pthread_setname_np(pthread_self(), "ferry-shm");
@@ -87,15 +110,19 @@ static void *serve_main(void *arg)
         if (n > 0 && event.data.u64 == ID_STOP)
             break;
         pthread_mutex_lock(&tp->lock);
+        if (deaf_ns && ft_now_ns() >= deaf_ns) {
+            deaf_ns = 0;
+            listen_for(tp, EPOLLIN);
+        }
         if (n > 0 && event.data.u64 == ID_LISTEN) {
-            int fd = accept4(tp->listen_fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
-
-            if (fd >= 0)
-                shm_client_accept(tp, fd);
+            if (!accept_one(tp)) {
+                deaf_ns = ft_now_ns() + DEAF_MS * UINT64_C(1000000);
+                listen_for(tp, 0);
+            }
         } else if (n > 0) {
             handle(tp, event.data.u64);
         }
-        timeout_ms = shm_clients_leaving(tp) ? LEAVING_MS : -1;
+        timeout_ms = shm_clients_leaving(tp) ? LEAVING_MS : deaf_ns ? DEAF_MS : -1;
         pthread_mutex_unlock(&tp->lock);
     }
     return NULL;
