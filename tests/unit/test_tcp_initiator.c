@@ -325,12 +325,47 @@ static void ended_after_fork(void **state)
     }
 }
 
+static uint64_t cpu_ns(void)
+{
+    struct timespec ts;
+
+    assert_int_equal(clock_gettime(CLOCK_THREAD_CPUTIME_ID, &ts), 0);
+    return (uint64_t)ts.tv_sec * NS_PER_S + (uint64_t)ts.tv_nsec;
+}
+
+/* Closing waits out what may still land, a second and more after a time-out, asleep. */
+static void long_grace_is_slept(void **state)
+{
+    uint64_t from, cpu;
+    struct tcp_attrs a;
+    struct tcp_end end;
+    struct tcp_way way;
+    struct conn *c;
+
+    tcp_end_open(&end, SHORT_LEN, "auto", "1");
+    tcp_attrs_of(&end, &a);
+    tcp_way_open(&end, &a, (uintptr_t)end.mem, SHORT_LEN, &way);
+    c = way.peer->conns[way.queue->index];
+    conn_close_fd(c, false);
+    from = ft_now_ns();
+    cpu = cpu_ns();
+    c->state = CONN_GRACE; /* as conn_error leaves it */
+    c->deadline_ns = from + NS_PER_S + 200 * NS_PER_MS;
+    way.queue->n_closing++;
+    tcp_peer_close(way.peer);
+    assert_true(ft_now_ns() - from > NS_PER_S);
+    assert_true(cpu_ns() - cpu < 100 * NS_PER_MS);
+    tcp_queue_close(way.queue);
+    tcp_end_close(&end);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(v2_sent_again_as_it_was), cmocka_unit_test(armed_before_submit),
         cmocka_unit_test(armed_before_cancel),     cmocka_unit_test(armed_and_broken),
         cmocka_unit_test(closed_after_fork),       cmocka_unit_test(ended_after_fork),
+        cmocka_unit_test(long_grace_is_slept),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -251,6 +251,9 @@ void conns_quiet_wait(struct conn *list)
             conn_close_fd(c, true);
             grace = ft_now_ns() + RESET_GRACE_NS;
         }
-    for (uint64_t now = ft_now_ns(); now < grace; now = ft_now_ns())
-        nanosleep(&(struct timespec){.tv_nsec = (long)(grace - now)}, NULL);
+    for (uint64_t now = ft_now_ns(); now < grace; now = ft_now_ns()) {
+        uint64_t left = grace - now;
+
+        nanosleep(&(struct timespec){(time_t)(left / NS_PER_S), (long)(left % NS_PER_S)}, NULL);
+    }
 }
