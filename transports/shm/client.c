@@ -6,6 +6,7 @@
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -38,6 +39,7 @@ static void free_lease(struct shm_lease *lease)
     for (at = &lease->client->leases; *at != lease; at = &(*at)->client_next)
         ;
     *at = lease->client_next;
+    lease->client->untold -= lease->untold;
     free(lease);
 }
 
@@ -125,6 +127,30 @@ bool shm_clients_leaving(struct ferry_tp *tp)
     return any;
 }
 
+/* Only as long as the kernel calls its socket writable, which is a quarter full: the rest is
+ * for answers, for want of which it would be expelled. */
+static bool tell(struct shm_client *client, const struct shm_lease *lease)
+{
+    struct shm_msg msg = {.magic = SHM_MAGIC, .type = SHM_REVOKED, .slot = lease->slot};
+    struct pollfd p = {.fd = client->fd, .events = POLLOUT};
+
+    return poll(&p, 1, 0) == 1 && p.revents == POLLOUT && shm_send(client->fd, &msg, -1);
+}
+
+/* Its socket has room again, or else wakes us once more. */
+static void tell_more(struct ferry_tp *tp, struct shm_client *client)
+{
+    for (struct shm_lease *lease = client->leases; lease; lease = lease->client_next) {
+        if (!lease->untold)
+            continue;
+        if (!tell(client, lease))
+            return;
+        lease->untold = false;
+        client->untold--;
+    }
+    shm_watch_for(tp, client->fd, client->id, EPOLLIN);
+}
+
 void shm_client_ready(struct ferry_tp *tp, struct shm_client *client)
 {
     struct shm_msg msg;
@@ -142,6 +168,8 @@ void shm_client_ready(struct ferry_tp *tp, struct shm_client *client)
             expel(tp, client);
         }
     }
+    if (client->untold && !client->leaving)
+        tell_more(tp, client);
     if (shm_ended(client->pidfd))
         shm_client_drop(tp, client);
 }
@@ -345,15 +373,17 @@ void shm_revoke(struct ferry_tp *tp, struct ferry_mr *mr)
         mr->next->link = mr->link;
     while (mr->leases) {
         struct shm_lease *lease = mr->leases;
-        struct shm_msg msg = {.magic = SHM_MAGIC, .type = SHM_REVOKED, .slot = lease->slot};
 
         client = lease->client;
         mr->leases = lease->mr_next;
         lease->mr = NULL;
         lease->was = mr;
         atomic_store(&client->page->valid[lease->slot], 0);
-        if (!client->leaving && !shm_send(client->fd, &msg, -1))
-            expel(tp, client);
+        if (!client->leaving && (client->untold || !tell(client, lease))) {
+            lease->untold = true;
+            client->untold++;
+            shm_watch_for(tp, client->fd, client->id, EPOLLIN | EPOLLOUT);
+        }
     }
     while ((client = next_holder(tp, mr, after)) != NULL) {
         after = client->id;

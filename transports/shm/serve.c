@@ -36,6 +36,13 @@ bool shm_watch(struct ferry_tp *tp, int fd, uint64_t id)
     return !epoll_ctl(tp->epoll_fd, EPOLL_CTL_ADD, fd, &event);
 }
 
+void shm_watch_for(struct ferry_tp *tp, int fd, uint64_t id, uint32_t events)
+{
+    struct epoll_event event = {.events = events, .data.u64 = id};
+
+    epoll_ctl(tp->epoll_fd, EPOLL_CTL_MOD, fd, &event);
+}
+
 void shm_unwatch(struct ferry_tp *tp, int fd)
 {
     epoll_ctl(tp->epoll_fd, EPOLL_CTL_DEL, fd, NULL);
@@ -72,13 +79,6 @@ static void handle(struct ferry_tp *tp, uint64_t id)
     }
 }
 
-static void listen_for(struct ferry_tp *tp, uint32_t events)
-{
-    struct epoll_event event = {.events = events, .data.u64 = ID_LISTEN};
-
-    epoll_ctl(tp->epoll_fd, EPOLL_CTL_MOD, tp->listen_fd, &event);
-}
-
 /* False: it has to wait, there are no descriptors. */
 static bool accept_one(struct ferry_tp *tp)
 {
@@ -112,12 +112,12 @@ static void *serve_main(void *arg)
         pthread_mutex_lock(&tp->lock);
         if (deaf_ns && ft_now_ns() >= deaf_ns) {
             deaf_ns = 0;
-            listen_for(tp, EPOLLIN);
+            shm_watch_for(tp, tp->listen_fd, ID_LISTEN, EPOLLIN);
         }
         if (n > 0 && event.data.u64 == ID_LISTEN) {
             if (!accept_one(tp)) {
                 deaf_ns = ft_now_ns() + DEAF_MS * UINT64_C(1000000);
-                listen_for(tp, 0);
+                shm_watch_for(tp, tp->listen_fd, ID_LISTEN, 0);
             }
         } else if (n > 0) {
             handle(tp, event.data.u64);

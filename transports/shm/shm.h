@@ -61,6 +61,7 @@ struct shm_client {
     atomic_bool gone; /* can copy no more */
     struct shm_page *page;
     struct shm_lease *leases;
+    uint32_t untold; /* of its leases; as long as there are, room on the socket wakes us */
     uint32_t next_slot, n_free; /* never used before; used and free again */
     uint32_t *free_slots;
     unsigned refs;
@@ -72,6 +73,7 @@ struct shm_lease {
     struct shm_client *client;
     struct ferry_mr *mr; /* NULL = revoked, and kept until the client has let go */
     const void *was;     /* the region that was revoked; only compared */
+    bool untold;         /* of that, as there was no room to */
     uint32_t slot;
     struct shm_lease *mr_next, *client_next;
 };
@@ -208,6 +210,8 @@ int shm_ptrace_scope(void);
 ferry_status shm_serve_start(struct ferry_tp *tp);
 void shm_serve_stop(struct ferry_tp *tp);
 bool shm_watch(struct ferry_tp *tp, int fd, uint64_t id);
+/* Waits for other events of it from now on. */
+void shm_watch_for(struct ferry_tp *tp, int fd, uint64_t id, uint32_t events);
 /* Closes it. A child that was forked may have the file too: it is gone for everybody. */
 void shm_unwatch(struct ferry_tp *tp, int fd);
 void shm_kick_locked(struct ferry_tp *tp);
