@@ -296,6 +296,38 @@ static void batch_over(struct fy_batch *batch)
     atomic_fetch_sub_explicit(&engine->n_active, 1, memory_order_release);
 }
 
+/* Of a batch without failures. Did `part` carry anything to the segment? Then to *epoch, which
+ * is set by the first that did; false: to another incarnation than that. */
+static bool agrees(const struct fy_part *part, const struct fy_segment *segment,
+                   const char **epoch)
+{
+    const char *its = part->view->doc->epoch;
+
+    if (part->view->segment != segment || part->n_again == part->n)
+        return true;
+    if (!*epoch)
+        *epoch = its;
+    return !strcmp(*epoch, its);
+}
+
+/* To the incarnation that has the data, all of it. */
+static ferry_status notify_peer(struct fy_batch *batch, struct fy_segment *segment)
+{
+    const char *epoch = NULL;
+    bool agreed = true;
+
+    pthread_mutex_lock(&batch->lock);
+    for (size_t i = 0; i < batch->n_parts; i++)
+        agreed &= agrees(&batch->parts[i], segment, &epoch);
+    for (const struct fy_part *part = batch->later; part; part = part->next_in_batch)
+        agreed &= agrees(part, segment, &epoch);
+    pthread_mutex_unlock(&batch->lock);
+    if (!agreed)
+        return fy_fail(FERRY_ESTALE, "the peer restarted and has only a part of the data");
+    return fy_notify_send(batch->engine, segment, epoch, batch->notify_name, batch->notify,
+                          batch->notify_len, batch->deadline_ns);
+}
+
 /* A worker's job: the notifications, now that the data is there. */
 static void notify_peers(void *arg)
 {
@@ -311,8 +343,7 @@ static void notify_peers(void *arg)
             j++;
         if (j < i)
             continue; /* was told already */
-        status = fy_notify_send(batch->engine, segment, batch->notify_name, batch->notify,
-                                batch->notify_len, batch->deadline_ns);
+        status = notify_peer(batch, segment);
         if (status)
             fy_batch_fault(batch, status, "data delivered, notification to %s not: %s",
                            segment->name, ferry_error());

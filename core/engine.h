@@ -376,8 +376,10 @@ ferry_status fy_serve_local(void *engine, const char *topic, struct fy_buf *repl
 /* notify.c */
 ferry_status fy_notify_receive(struct ferry_engine *engine, const char *body, size_t len,
                                struct fy_buf *reply);
+/* `to`: epoch of the only incarnation that it is for, which no later one gets (FERRY_ESTALE);
+ * "" = a Mooncake node. NULL: it is for whoever has the name. */
 ferry_status fy_notify_send(struct ferry_engine *engine, struct fy_segment *segment,
-                            const char *name, const void *data, size_t len,
+                            const char *to, const char *name, const void *data, size_t len,
                             uint64_t deadline_ns);
 void fy_notify_close(struct ferry_engine *engine);
 

@@ -2,7 +2,8 @@
 /*
  * Notifications: small messages on the control channel, in Mooncake's form with our own members
  * beside (docs/wire.md). Each carries a number of its sender, so that one that had to be sent
- * twice is queued once.
+ * twice is queued once; a batch's also the incarnation that has the data, so that no later one
+ * queues it.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -15,6 +16,7 @@
 #include "util/json.h"
 
 #define MAX_QUEUED 100000
+#define RELOAD_MS  2000
 
 static bool is_text(const char *data, size_t len)
 {
@@ -32,8 +34,9 @@ static bool is_text(const char *data, size_t len)
 /* Members in the order of their names, as everywhere. Bytes that are no text travel in
  * "ferry_data". */
 static ferry_status encode(struct ferry_engine *engine, const char *name, const char *data,
-                           size_t len, unsigned long long id, bool upstream, struct fy_buf *out)
+                           size_t len, const char *to, bool upstream, struct fy_buf *out)
 {
+    unsigned long long id = atomic_fetch_add(&engine->notify_seq, 1);
     bool text = is_text(data, len);
     ferry_status status = FERRY_OK;
 
@@ -55,6 +58,13 @@ static ferry_status encode(struct ferry_engine *engine, const char *name, const 
             status = fy_json_put_string(out, engine->name, strlen(engine->name));
         if (!status)
             status = fy_buf_printf(out, ",\"ferry_id\":\"%s-%llx\",", engine->epoch, id);
+        if (!status && to) {
+            status = fy_buf_printf(out, "\"ferry_to\":");
+            if (!status)
+                status = fy_json_put_string(out, to, strlen(to));
+            if (!status)
+                status = fy_buf_printf(out, ",");
+        }
     }
     if (!status)
         status = fy_buf_printf(out, "\"name\":");
@@ -69,6 +79,11 @@ static ferry_status encode(struct ferry_engine *engine, const char *name, const 
     return status;
 }
 
+static ferry_status restarted(void)
+{
+    return fy_fail(FERRY_ESTALE, "the peer restarted and does not have the data");
+}
+
 static ferry_status check_reply(const struct fy_buf *reply)
 {
     struct fy_json json, key, value;
@@ -80,6 +95,8 @@ static ferry_status check_reply(const struct fy_buf *reply)
     while (fy_json_next(&iter, &key, &value)) {
         if (fy_json_is(&key, "notify_msg") && value.type == FY_JSON_STRING && value.len > 2)
             return FERRY_OK;
+        if (fy_json_is(&key, "ferry_epoch"))
+            return restarted();
     }
     return fy_fail(FERRY_EIO, "the peer refused the notification");
 }
@@ -93,25 +110,27 @@ static bool dies_of_it(const struct fy_doc *doc)
 }
 
 ferry_status fy_notify_send(struct ferry_engine *engine, struct fy_segment *segment,
-                            const char *name, const void *data, size_t len,
+                            const char *to, const char *name, const void *data, size_t len,
                             uint64_t deadline_ns)
 {
-    unsigned long long id = atomic_fetch_add(&engine->notify_seq, 1);
     struct fy_buf body, reply;
-    bool upstream, dies;
+    bool upstream, dies, stale;
     ferry_status status;
 
     pthread_mutex_lock(&segment->lock);
+    stale = to && strcmp(to, segment->doc->epoch) != 0;
     upstream = !segment->doc->epoch[0];
     dies = dies_of_it(segment->doc);
     pthread_mutex_unlock(&segment->lock);
+    if (stale)
+        return restarted();
     if (dies)
         return fy_fail(FERRY_ENOTSUP,
                        "%s runs a Mooncake before 0.3.5, which a notification would end",
                        segment->name);
     fy_buf_init(&body, 0);
     fy_buf_init(&reply, 1u << 20);
-    status = encode(engine, name, data ? data : "", len, id, upstream, &body);
+    status = encode(engine, name, data ? data : "", len, to, upstream, &body);
     if (!status)
         status = fy_store_request(engine->store, segment->name, FY_CONTROL_NOTIFY, body.data,
                                   body.len, deadline_ns, &reply);
@@ -124,6 +143,12 @@ ferry_status fy_notify_send(struct ferry_engine *engine, struct fy_segment *segm
     }
     if (!status)
         status = check_reply(&reply);
+    if (status == FERRY_ESTALE) { /* which those who come next need not find out once more */
+        int left_ms = fy_ms_left(deadline_ns);
+
+        fy_segment_reload(segment, left_ms < RELOAD_MS ? (uint32_t)left_ms : RELOAD_MS);
+        restarted();
+    }
     fy_buf_fini(&body);
     fy_buf_fini(&reply);
     return status;
@@ -157,7 +182,7 @@ static bool seen_before(struct ferry_engine *engine, const char *id)
 }
 
 struct parts {
-    struct fy_buf from, id, name, msg, data;
+    struct fy_buf from, id, to, name, msg, data;
 };
 
 static ferry_status decode(const char *body, size_t len, struct parts *parts)
@@ -182,6 +207,8 @@ static ferry_status decode(const char *body, size_t len, struct parts *parts)
             status = fy_json_string(&value, &parts->from);
         else if (fy_json_is(&key, "ferry_id"))
             status = fy_json_string(&value, &parts->id);
+        else if (fy_json_is(&key, "ferry_to"))
+            status = fy_json_string(&value, &parts->to);
         else if (fy_json_is(&key, "ferry_data")) {
             status = fy_json_string(&value, &text);
             if (!status)
@@ -241,24 +268,32 @@ ferry_status fy_notify_receive(struct ferry_engine *engine, const char *body, si
                                struct fy_buf *reply)
 {
     struct parts parts;
+    bool ours = true;
     ferry_status status;
 
     fy_buf_init(&parts.from, 0);
     fy_buf_init(&parts.id, 0);
+    fy_buf_init(&parts.to, 0);
     fy_buf_init(&parts.name, 0);
     fy_buf_init(&parts.msg, 0);
     fy_buf_init(&parts.data, 0);
     status = decode(body, len, &parts);
-    if (!status)
+    if (!status && parts.to.len)
+        ours = !strcmp(parts.to.data, engine->epoch);
+    if (!status && ours)
         status = enqueue(engine, &parts);
     fy_buf_fini(&parts.from);
     fy_buf_fini(&parts.id);
+    fy_buf_fini(&parts.to);
     fy_buf_fini(&parts.name);
     fy_buf_fini(&parts.msg);
     fy_buf_fini(&parts.data);
-    if (!status)
-        status = fy_buf_printf(reply, "{\"name\":\"\",\"notify_msg\":\"success\"}");
-    return status;
+    if (status)
+        return status;
+    if (!ours)
+        return fy_buf_printf(
+            reply, "{\"ferry_epoch\":\"%s\",\"name\":\"\",\"notify_msg\":\"\"}", engine->epoch);
+    return fy_buf_printf(reply, "{\"name\":\"\",\"notify_msg\":\"success\"}");
 }
 
 /* ---- calls
@@ -275,7 +310,7 @@ ferry_status ferry_notify(struct ferry_engine *engine, ferry_segment handle, con
     segment = fy_segment_get(engine, handle);
     if (!segment)
         return FERRY_ENOENT;
-    status = fy_notify_send(engine, segment, name, data, len,
+    status = fy_notify_send(engine, segment, NULL, name, data, len,
                             fy_now_ns() + timeout_ms * FY_NS_PER_MS);
     fy_segment_put(segment);
     return status;

@@ -183,8 +183,11 @@ struct ferry_submit {
     uint32_t timeout_ms;  /* 0 = 30 s + 1 s for each 64 MiB */
     uint32_t priority;    /* 0 = ordinary */
     const char *protocol; /* only this transport; NULL = the engine's choice */
-    const char
-        *notify_name;   /* delivered to each peer after all data of the batch; NULL = none */
+    /* Delivered to each peer after all data of the batch; NULL = none. A Ferry node that
+     * restarted after it had the data is not told; the batch's first_error is FERRY_ESTALE
+     * then, as it is any other status with which telling a peer fails, and its requests are
+     * done all the same. */
+    const char *notify_name;
     const void *notify; /* copied */
     size_t notify_len;  /* bytes */
 };

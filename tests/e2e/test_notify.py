@@ -5,7 +5,7 @@
 import time
 
 from ferry_e2e import check, main, wait_until
-from ferry_node import BASE, EAGAIN, ECANCELED, ENOENT, EUNREACH, ETIMEDOUT, KIB, MIB, OK, Node, elapsed_ms, pair
+from ferry_node import BASE, EAGAIN, ECANCELED, ENOENT, ESTALE, EUNREACH, ETIMEDOUT, KIB, MIB, OK, Node, elapsed_ms, pair
 
 
 def after_the_data(lab):
@@ -112,5 +112,50 @@ def many_held_up(lab):
     b.process.resume()
 
 
+def restarted_in_between(lab):
+    """The data is there, its notification is on the way for longer than the peer lives: who comes back under the
+    name is not told, as it has not the data."""
+    hosts = lab.cable()
+    a, b = pair(lab, MIB, hosts)
+    a("fill", at=BASE, len=64 * KIB, seed=1)
+    hosts[1].drop(port=int(b.engine_name.rsplit(":", 1)[1]))
+    batch = a.submit(b, "write", 64 * KIB, timeout=20000, notify="ready", message="x")
+    wait_until(lambda: b.same(BASE, 64 * KIB, 1), 10, "the data")
+    check(a.ask("poll", batch=batch)["status"] == EAGAIN, "the notification is not under way")
+    b.process.kill()
+    again = Node(lab, "again", netns=hosts[1])
+    again.open(name=b.engine_name)
+    again.memory(MIB)
+    hosts[1].undrop()
+    reply = a("wait", batch=batch)
+    check(reply["done"] == 1 and reply["first_error"] == ESTALE, reply)
+    check(again.ask("next", timeout=500)["status"] == EAGAIN, "told of data that it has not")
+    # What is meant for it, it is told.
+    reply = a.transfer(again, "write", 64 * KIB, notify="ready", message="y")
+    check(reply["status"] == OK, reply)
+    check(again("next")["message"] == "y" and again.same(BASE, 64 * KIB, 1), "the next one")
+
+
+def restarted_before(lab):
+    """Nothing of the data had left when the peer restarted: it goes to the new process, and so does the notification."""
+    hosts = lab.cable()
+    a, b = (Node(lab, name, netns=host) for name, host in zip(("initiator", "target"), hosts))
+    for node in (a, b):
+        node.open()
+        node.memory(MIB)
+    a("fill", at=BASE, len=64 * KIB, seed=1)
+    hosts[1].drop(port=b("describe", what="segment")["json"]["tcp_data_port"])  # it will not connect
+    batch = a.submit(b, "write", 64 * KIB, timeout=20000, notify="ready", message="x")
+    b.process.kill()
+    again = Node(lab, "again", netns=hosts[1])
+    again.open(name=b.engine_name)
+    again.memory(MIB)
+    hosts[1].undrop()
+    reply = a("wait", batch=batch)
+    check(reply["done"] == 1 and reply["first_error"] == OK, reply)
+    check(again("next")["message"] == "x" and again.same(BASE, 64 * KIB, 1), "the data and its notification")
+
+
 if __name__ == "__main__":
-    main(after_the_data, whole, once, closed_under_load, held_up, many_held_up)
+    main(after_the_data, whole, once, closed_under_load, held_up, many_held_up, restarted_in_between,
+         restarted_before)

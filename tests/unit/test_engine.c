@@ -324,6 +324,110 @@ static void notifications_that_hang_hold_up_nothing_else(void **state)
     pair_close(&pair);
 }
 
+static void expect_note(struct ferry_engine *engine, const char *name)
+{
+    struct ferry_notification *note;
+
+    assert_ok(ferry_notification_next(engine, 1000, &note));
+    assert_string_equal(note->name, name);
+    ferry_notification_free(note);
+}
+
+static void expect_no_note(struct ferry_engine *engine)
+{
+    struct ferry_notification *note;
+
+    assert_int_equal(ferry_notification_next(engine, 50, &note), FERRY_EAGAIN);
+}
+
+static struct ferry_engine *engine_named(const char *name)
+{
+    struct ferry_options options = {.size = sizeof(options),
+                                    .name = name,
+                                    .protocol = protocol,
+                                    .log = pair_log,
+                                    .log_arg = (void *)"named"};
+    struct ferry_engine *engine;
+
+    assert_ok(ferry_engine_open(&options, &engine));
+    return engine;
+}
+
+/* A batch to two peers. While the first one takes its time over the notification, it turns out
+ * that the second has restarted: in the midst of the data, as a Mooncake node before, or after
+ * it. */
+static void notifies_only_the_incarnation_that_has_the_data(void **state)
+{
+    const struct ferry_submit attr = {
+        .size = sizeof(attr), .timeout_ms = 20000, .notify_name = "ready"};
+    struct ferry_request requests[2];
+    struct ferry_batch_status status;
+    struct ferry_engine *c = engine_named("127.0.0.1");
+    ferry_segment peer;
+    ferry_batch handle;
+    struct pair pair;
+    char name[64];
+    void *memory;
+
+    set_up(&pair);
+    snprintf(name, sizeof(name), "%s", ferry_engine_name(c));
+    assert_ok(ferry_memory_alloc(c, 4096, FERRY_REMOTE_WRITE, &memory));
+    assert_ok(ferry_segment_open(pair.a, name, 5000, &peer));
+    requests[0] = (struct ferry_request){.local = pair.ours,
+                                         .remote = (uint64_t)(uintptr_t)pair.theirs,
+                                         .len = 4096,
+                                         .segment = pair.peer,
+                                         .op = FERRY_WRITE};
+    requests[1] = requests[0];
+    requests[1].remote = (uint64_t)(uintptr_t)memory;
+    requests[1].segment = peer;
+    assert_ok(ferry_transfer(pair.a, requests, 2, &attr, NULL));
+    expect_note(pair.b, "ready");
+    expect_note(c, "ready");
+
+    for (int round = 0; round < 3; round++) {
+        struct fy_batch *batch;
+        struct fy_part other;
+        struct fy_view view;
+        struct fy_doc doc;
+
+        pthread_mutex_lock(&pair.b->notice_lock);
+        assert_ok(ferry_submit(pair.a, requests, 2, &attr, &handle));
+        wait_for_data(&pair, handle);
+        batch = fy_batch_get(pair.a, handle);
+        if (round == 2) {
+            ferry_engine_close(c, 1000);
+            c = engine_named(name);
+        } else { /* as if a further attempt had carried it, or a part of it */
+            pthread_mutex_lock(&batch->lock);
+            other = batch->parts[1];
+            view = *other.view;
+            doc = *view.doc;
+            doc.epoch = (char *)(round ? "" : "another");
+            view.doc = &doc;
+            other.view = &view;
+            batch->later = &other;
+            if (round)
+                batch->parts[1].n_again = batch->parts[1].n;
+            pthread_mutex_unlock(&batch->lock);
+        }
+        pthread_mutex_unlock(&pair.b->notice_lock);
+        assert_ok(ferry_batch_wait(pair.a, handle, 20000, &status));
+        assert_int_equal(status.first_error, FERRY_ESTALE);
+        assert_int_equal(status.done, 2);
+        batch->later = NULL;
+        fy_batch_put(batch);
+        ferry_batch_free(pair.a, handle);
+        expect_note(pair.b, "ready");
+        expect_no_note(c);
+    }
+    assert_ok(ferry_notify(pair.a, peer, "by name", NULL, 0, 5000));
+    expect_note(c, "by name");
+    ferry_segment_close(pair.a, peer);
+    ferry_engine_close(c, 1000);
+    pair_close(&pair);
+}
+
 static void an_event_loop_is_told(void **state)
 {
     struct ferry_request request;
@@ -571,6 +675,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(refuses_what_is_not_registered),
         cmocka_unit_test(notifies_after_the_data_once),
         cmocka_unit_test(notifications_that_hang_hold_up_nothing_else),
+        cmocka_unit_test(notifies_only_the_incarnation_that_has_the_data),
         cmocka_unit_test(an_event_loop_is_told),
         cmocka_unit_test(many_threads_at_once),
         cmocka_unit_test(one_segment_opened_by_many_threads),
