@@ -9,6 +9,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "engine.h"
@@ -180,7 +181,7 @@ static ferry_status reg_with(struct fy_transport *transport, struct fy_region *r
     ferry_status status;
 
     for (size_t i = 0; i < n; i++)
-        if (!kinds || kinds & FERRY_MEM_BIT(regions[i].kind))
+        if (fy_takes(kinds, regions[i].kind))
             desc[k++] = desc_of(&regions[i]);
     if (!k)
         return FERRY_OK;
@@ -193,7 +194,7 @@ static ferry_status reg_with(struct fy_transport *transport, struct fy_region *r
                        words[0] ? words : ferry_strstatus(status));
     k = 0;
     for (size_t i = 0; i < n; i++)
-        if (!kinds || kinds & FERRY_MEM_BIT(regions[i].kind))
+        if (fy_takes(kinds, regions[i].kind))
             regions[i].mr[transport->index] = mr[k++];
     return FERRY_OK;
 }
@@ -211,6 +212,49 @@ static ferry_status reg(struct ferry_engine *engine, struct fy_region *regions, 
     free(desc);
     free(mr);
     return status;
+}
+
+static bool anybody_takes(const struct ferry_engine *engine, uint32_t kind)
+{
+    for (unsigned t = 0; t < engine->n_transports; t++)
+        if (fy_takes(engine->transports[t]->caps.local_mem, kind))
+            return true;
+    return false;
+}
+
+/*
+ * The kernel copies the eight bytes around, which are of one page, before it refuses the rest
+ * of the call: no signal comes and nothing changes, whatever is mapped there. 0 is no address
+ * to it.
+ */
+static bool is_readable(uint64_t addr)
+{
+    return addr >= 8 &&
+           (!syscall(SYS_rt_sigprocmask, -1L, (long)(addr & ~7ull), 0L, 8L) || errno != EFAULT);
+}
+
+/* Copies in this process must be able to touch what is called host memory. */
+static ferry_status set_kind(const struct ferry_engine *engine, struct fy_region *region)
+{
+    char names[200] = "";
+
+    region->kind = fy_location_kind(region->location, engine->name);
+    if (region->kind == FERRY_MEM_HOST &&
+        !(is_readable(region->addr) && is_readable(region->addr + region->len - 1))) {
+        if (strcmp(region->location, "*") || !anybody_takes(engine, FERRY_MEM_DEVICE))
+            return fy_fail(FERRY_EINVAL,
+                           "%p+%llu is not memory that this process can read (device memory?)",
+                           (void *)(uintptr_t)region->addr, (unsigned long long)region->len);
+        region->kind = FERRY_MEM_DEVICE; /* its transport finds out whether it is any */
+    }
+    if (anybody_takes(engine, region->kind))
+        return FERRY_OK;
+    for (unsigned t = 0; t < engine->n_transports; t++)
+        snprintf(names + strlen(names), sizeof(names) - strlen(names), "%s%s", t ? ", " : "",
+                 engine->transports[t]->host.name);
+    return fy_fail(FERRY_ENOTSUP,
+                   "location \"%s\" is %s memory, and no transport here takes that: %s",
+                   region->location, region->kind == FERRY_MEM_HOST ? "host" : "device", names);
 }
 
 static ferry_status to_region(const struct ferry_buffer *buffer, struct fy_region *region)
@@ -301,6 +345,8 @@ static ferry_status register_owned(struct ferry_engine *engine,
         status = to_region(&buffers[i], &regions[i]);
         if (!status && backing->fd >= 0)
             status = set_backing(&regions[i], backing);
+        if (!status)
+            status = set_kind(engine, &regions[i]);
         if (status)
             fy_fail_in(status, "buffer %zu: ", i);
         regions[i].owner = owner;

@@ -41,6 +41,11 @@ uint32_t fy_location_kind(const char *location, const char *node)
     return FERRY_MEM_DEVICE;
 }
 
+bool fy_takes(uint32_t kinds, uint32_t kind)
+{
+    return !kinds || kinds & FERRY_MEM_BIT(kind); /* 0: a plugin that does not say */
+}
+
 static bool state_is(const struct fy_view *view, int state)
 {
     return view && atomic_load_explicit(&view->state, memory_order_acquire) == state;
@@ -189,11 +194,6 @@ static void keep_old(struct choice *c, struct fy_view *old)
         c->old[c->n_old++] = old;
 }
 
-static bool takes(uint32_t kinds, uint32_t kind)
-{
-    return !kinds || kinds & FERRY_MEM_BIT(kind); /* 0: a plugin that does not say */
-}
-
 static bool fits(const struct choice *c, unsigned t)
 {
     const struct fy_transport *transport = c->segment->engine->transports[t];
@@ -201,8 +201,8 @@ static bool fits(const struct choice *c, unsigned t)
     return (atomic_load_explicit(&c->segment->offered, memory_order_relaxed) & ~c->tried &
             1u << t) &&
            (!c->need->only || c->need->only == transport) &&
-           takes(transport->caps.local_mem, c->need->local_kind) &&
-           takes(transport->caps.remote_mem, c->need->remote_kind);
+           fy_takes(transport->caps.local_mem, c->need->local_kind) &&
+           fy_takes(transport->caps.remote_mem, c->need->remote_kind);
 }
 
 /* In the background: no work waits for it. */

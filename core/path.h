@@ -80,5 +80,7 @@ double fy_path_predict_us(const struct fy_segment *segment, unsigned transport, 
 /* FERRY_MEM_ kind of a location in the document of `node`: a word and a number ("gpu:0") are a
  * device's memory; "cpu:0", "*", the node's own name and whatever else are the host's. */
 uint32_t fy_location_kind(const char *location, const char *node);
+/* Is this kind of memory among those of a transport's caps? */
+bool fy_takes(uint32_t kinds, uint32_t kind);
 
 #endif /* FY_PATH_H */

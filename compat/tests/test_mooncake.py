@@ -117,6 +117,7 @@ class Pair(unittest.TestCase):
                        call.transfer_sync_read(self.name, 4096, there, 8),
                        call.batch_transfer_sync_write(self.name, [here], [there, there], [8]),
                        call.register_memory(here, 8), call.unregister_memory(12345),
+                       call.register_memory(4096, 8), call.batch_register_memory([4096], [8]),
                        call.batch_unregister_memory([12345]), call.send_probe("unreachable_peer:9"),
                        call.get_batch_transfer_status([77]), call.transfer_check_status(77),
                        call.free_managed_buffer(12345, 8), call.write_bytes_to_buffer(here, b"short", 6),

@@ -97,6 +97,8 @@ struct ferry_buffer {
  * All or nothing, published in one write before the call returns. The memory stays the caller's
  * and must stay mapped until it is unregistered. FERRY_EEXIST: overlaps a registered buffer, or
  * a living node took our name at the metadata server while we were cut off from it.
+ * FERRY_EINVAL: also memory of which this process cannot read the first and the last byte.
+ * FERRY_ENOTSUP: the location is a device's, and no transport of the engine takes such memory.
  * A metadata server that is away is no failure: peers that know us see the memory at once, the
  * server is told when it is back, and a WARN line says so.
  */

@@ -8,7 +8,7 @@ import socket
 import struct
 
 from ferry_e2e import check, main
-from ferry_node import BASE, EACCES, ERANGE, KIB, MIB, OK, READ_ACCESS, WRITE_ACCESS, Node, pair
+from ferry_node import BASE, EACCES, EINVAL, ENOTSUP, ERANGE, KIB, MIB, OK, READ_ACCESS, WRITE_ACCESS, Node, pair
 
 ROOM = MIB
 READ_ONLY, WRITE_ONLY, LOCAL_ONLY = BASE + 16 * MIB, BASE + 32 * MIB, BASE + 48 * MIB
@@ -178,5 +178,24 @@ def refused_in_frames(lab):
     intact(b)
 
 
+def refused_at_registration(lab):
+    """Memory that is not there or not the host's: before a peer finds out."""
+    a, b = pair(lab, ROOM)
+    there, hole = BASE + 80 * MIB, BASE + 81 * MIB
+    b("map", at=there, len=ROOM)
+    for at, size in ((hole, 8), (there, ROOM + 1), (there - 1, ROOM), (4, 8)):
+        reply = b.ask("register", at=at, len=size)
+        check(reply["status"] == EINVAL and f"buffer 0: 0x{at:x}+{size} is not memory" in reply["error"], hex(at), reply)
+    reply = b.ask("register", at=there, len=ROOM // 2, n=3)
+    check(reply["status"] == EINVAL and "buffer 2: " in reply["error"], reply)
+    reply = b.ask("register", at=there, len=ROOM, location="cuda:0")
+    check(reply["status"] == ENOTSUP and "device memory" in reply["error"] and "tcp" in reply["error"], reply)
+    b("register", at=there, len=ROOM)  # nothing of it was left
+    reply = a.transfer(b, "write", ROOM, remote=there)
+    check(reply["status"] == OK, reply)
+    reply = a.transfer(b, "write", 8, remote=hole)
+    check(reply["status"] == ERANGE, reply)
+
+
 if __name__ == "__main__":
-    main(refused_here, refused_there, refused_in_frames)
+    main(refused_here, refused_there, refused_in_frames, refused_at_registration)

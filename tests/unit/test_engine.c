@@ -5,6 +5,7 @@
 #include <dirent.h>
 #include <poll.h>
 #include <pthread.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #include "engine.h"
@@ -213,6 +214,56 @@ static void refuses_what_is_not_registered(void **state)
     assert_ok(ferry_memory_unregister(pair.b, &buffer.addr, 1));
     assert_int_equal(ferry_memory_unregister(pair.b, &buffer.addr, 1), FERRY_ENOENT);
     pair_close(&pair);
+}
+
+static void refused(struct ferry_engine *engine, const struct ferry_buffer *buffers, size_t n,
+                    ferry_status status, const char *words)
+{
+    assert_int_equal(ferry_memory_register(engine, buffers, n), status);
+    if (!strstr(ferry_error(), words))
+        fail_msg("\"%s\" is not in: %s", words, ferry_error());
+}
+
+/* The first peer that wrote there would end the process. */
+static void refuses_memory_that_it_cannot_touch(void **state)
+{
+    const size_t page = (size_t)sysconf(_SC_PAGESIZE);
+    char *pages = mmap(NULL, 3 * page, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    void *const bad[] = {pages + 2 * page, (void *)(uintptr_t)4096, // NOLINT: nothing is there
+                         (void *)(uintptr_t)1};                     // NOLINT
+    struct ferry_buffer buffers[2];
+    char words[120];
+    struct pair pair;
+
+    assert_true(pages != MAP_FAILED);
+    assert_int_equal(mprotect(pages, 2 * page, PROT_READ | PROT_WRITE), 0);
+    set_up(&pair);
+    for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
+        buffers[0] = (struct ferry_buffer){.addr = pages, .len = page};
+        buffers[1] = (struct ferry_buffer){.addr = bad[i], .len = page};
+        snprintf(words, sizeof(words),
+                 "buffer 1: %p+%zu is not memory that this process can read", bad[i], page);
+        refused(pair.a, buffers, 2, FERRY_EINVAL, words);
+    }
+    buffers[0] = (struct ferry_buffer){.addr = pages, .len = 2 * page + 1};
+    refused(pair.a, buffers, 1, FERRY_EINVAL, "buffer 0: ");
+    buffers[0] = (struct ferry_buffer){.addr = pages, .len = page, .location = "cuda:0"};
+    refused(pair.a, buffers, 1, FERRY_ENOTSUP, "\"cuda:0\" is device memory");
+    assert_non_null(strstr(ferry_error(), protocol));
+    /* Where a transport takes device memory it is that one's to say, unless it is the host's.
+     */
+    pair.a->transports[0]->caps.local_mem |= FERRY_MEM_BIT(FERRY_MEM_DEVICE);
+    buffers[0] = (struct ferry_buffer){.addr = pages + 2 * page, .len = page};
+    snprintf(words, sizeof(words), "transport %s does not register", protocol);
+    refused(pair.a, buffers, 1, FERRY_ENOTSUP, words);
+    buffers[0].location = "cpu:0";
+    refused(pair.a, buffers, 1, FERRY_EINVAL, "buffer 0: ");
+    /* To its last byte, and nothing was left of the calls before. */
+    buffers[0] = (struct ferry_buffer){.addr = pages + 1, .len = 2 * page - 1};
+    assert_ok(ferry_memory_register(pair.a, buffers, 1));
+    assert_ok(ferry_memory_unregister(pair.a, &buffers[0].addr, 1));
+    pair_close(&pair);
+    munmap(pages, 3 * page);
 }
 
 static void notifies_after_the_data_once(void **state)
@@ -673,6 +724,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(many_small_requests_in_one_batch),
         cmocka_unit_test(reads_and_writes_mixed),
         cmocka_unit_test(refuses_what_is_not_registered),
+        cmocka_unit_test(refuses_memory_that_it_cannot_touch),
         cmocka_unit_test(notifies_after_the_data_once),
         cmocka_unit_test(notifications_that_hang_hold_up_nothing_else),
         cmocka_unit_test(notifies_only_the_incarnation_that_has_the_data),
