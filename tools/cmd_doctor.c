@@ -198,24 +198,65 @@ static void check_ports(struct doctor *d)
         doctor_port(&d->findings, bind, (uint16_t)data->valueint, "data port");
 }
 
-static bool uses(const struct doctor *d, const char *transport)
+static bool is_usable(const cJSON *plugin)
 {
-    const char *protocol = admin_text(d->config, "protocol"), *at;
-    size_t len = strlen(transport);
+    return strcmp(admin_text(plugin, "status"), "refused") != 0 &&
+           !cJSON_IsFalse(cJSON_GetObjectItemCaseSensitive(plugin, "usable"));
+}
 
-    if (!*protocol)
-        return true; /* automatic */
-    for (at = protocol; (at = strstr(at, transport)); at += len)
-        if ((at == protocol || at[-1] == ',') && (!at[len] || at[len] == ','))
-            return true;
-    return false;
+/* Of several files the one that is used, else one that says why it is not. */
+static const cJSON *transport_named(const struct doctor *d, const char *name)
+{
+    const cJSON *plugin, *best = NULL;
+
+    cJSON_ArrayForEach(plugin, d->plugins)
+    {
+        if (strcmp(admin_text(plugin, "kind"), "transport") == 0 &&
+            strcmp(admin_text(plugin, "name"), name) == 0 && (!best || is_usable(plugin)))
+            best = plugin;
+    }
+    return best;
+}
+
+static bool pins_memory(const char *transport)
+{
+    return strcmp(transport, "rdma") == 0 || strcmp(transport, "libfabric") == 0;
+}
+
+/* An engine starts only with all that `protocol` names. */
+static void check_protocol(struct doctor *d, const char *there)
+{
+    static const char remedy[] =
+        "each that is named must be there and usable: take it out, or leave protocol out";
+    const char *protocol = admin_text(d->config, "protocol");
+    char names[256], *save = NULL;
+    bool good = true, pins = false;
+
+    snprintf(names, sizeof(names), "%s", protocol);
+    for (char *name = strtok_r(names, ", ", &save); name; name = strtok_r(NULL, ", ", &save)) {
+        const cJSON *plugin = transport_named(d, name);
+
+        pins = pins || pins_memory(name);
+        if (plugin && is_usable(plugin))
+            continue;
+        good = false;
+        if (plugin)
+            found(&d->findings, "protocol", IS_FAIL, remedy, "%s is not usable here: %s", name,
+                  admin_text(plugin, "reason"));
+        else
+            found(&d->findings, "protocol", IS_FAIL, remedy,
+                  "there is no transport \"%s\", only %s", name, *there ? there : "none");
+    }
+    if (good)
+        found(&d->findings, "protocol", IS_OK, "", "%s", protocol);
+    doctor_memlock(&d->findings, pins);
 }
 
 static void check_plugins(struct doctor *d)
 {
     const cJSON *plugin;
     char names[256] = "";
-    bool pins = false;
+    bool usable = false, pins = false;
 
     cJSON_ArrayForEach(plugin, d->plugins)
     {
@@ -225,23 +266,25 @@ static void check_plugins(struct doctor *d)
             found(&d->findings, "plugins", IS_WARN, "ferry plugins; docs/operations.md",
                   "%s: %s", admin_text(plugin, "path"), admin_text(plugin, "reason"));
         } else if (strcmp(admin_text(plugin, "kind"), "transport") == 0) {
-            const cJSON *usable = cJSON_GetObjectItemCaseSensitive(plugin, "usable");
-
             strncat(names, *names ? ", " : "", sizeof(names) - strlen(names) - 1);
             strncat(names, name, sizeof(names) - strlen(names) - 1);
-            if (cJSON_IsFalse(usable))
+            if (is_usable(plugin))
+                usable = true;
+            else
                 strncat(names, " (not usable here)", sizeof(names) - strlen(names) - 1);
-            else if (uses(d, name) && (!strcmp(name, "rdma") || !strcmp(name, "libfabric")))
-                pins = true;
+            pins = pins || (is_usable(plugin) && pins_memory(name));
         }
     }
-    if (*names)
+    if (usable)
         found(&d->findings, "plugins", IS_OK, "", "transports: %s", names);
     else
         found(&d->findings, "plugins", IS_FAIL,
-              "FERRY_PLUGIN_PATH: absolute directories; ferry plugins",
-              "no transport is found");
-    doctor_memlock(&d->findings, pins);
+              "FERRY_PLUGIN_PATH: absolute directories; ferry plugins", "no transport is %s%s",
+              *names ? "usable: " : "found", names);
+    if (*admin_text(d->config, "protocol"))
+        check_protocol(d, names);
+    else
+        doctor_memlock(&d->findings, pins);
 }
 
 static void check_peer(struct doctor *d)
@@ -355,8 +398,9 @@ const struct command cmd_doctor = {
         "Looks at what a node needs, one line a check: OK, WARN (it works, and less well or not "
         "yet) or FAIL, with the remedy. Checked are the configuration, the metadata server (does "
         "it answer and accept user and certificate; its clock, where it can be asked), the "
-        "address that would be published, the ports, the plugins, locked memory, io_uring, "
-        "congestion control, the number of descriptors, and whether the peer answers.\n\n"
+        "address that would be published, the ports, the plugins, the transports that protocol "
+        "names, locked memory, io_uring, congestion control, the number of descriptors, and "
+        "whether the peer answers.\n\n"
         "Nothing is published and nothing is changed; a running node is not disturbed. The exit "
         "status is 1 where a line says FAIL.",
     .opts = opts,

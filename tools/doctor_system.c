@@ -57,7 +57,7 @@ void doctor_memlock(struct findings *findings, bool pins)
               size);
     else
         found(findings, "memlock", IS_OK, "", "%s may be locked%s", size,
-              pins ? "" : "; tcp locks none");
+              pins ? "" : "; the transports used lock none");
 }
 
 void doctor_io_uring(struct findings *findings)

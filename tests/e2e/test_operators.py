@@ -167,6 +167,20 @@ def doctor(lab):
     check(lines("-c", file, status=1)["congestion"]["verdict"] == "FAIL", "no such congestion control")
     limited = lab.run(["sh", "-c", f"ulimit -n 256; exec {FERRY} doctor --json - -c {file}"], status=1)
     check("256 at most" in limited, limited)
+    plugins = {entry["name"]: entry for entry in json.loads(ferry(lab, "plugins", "--json", "-"))
+               if entry["kind"] == "transport" and entry["status"] == "ok"}
+    there = {name: entry.get("usable", True) for name, entry in plugins.items()}
+    for names in (*there, "nonsense", "cuda,tcp", "tcp,nonsense", "tcp, shm"):
+        bad = [name.strip() for name in names.split(",") if not there.get(name.strip(), False)]
+        file.write_text(json.dumps({**content, "metadata_server": "P2PHANDSHAKE", "protocol": names}))
+        out = lab.run(["sh", "-c", f"ulimit -l 64; exec {FERRY} doctor --json - -c {file}"], status=1 if bad else 0)
+        found = [entry for entry in json.loads(out) if entry["check"] == "protocol"]
+        check([entry["verdict"] for entry in found] == (["FAIL"] * len(bad) or ["OK"]), names, found)
+        for name, entry in zip(bad, found):
+            wanted = plugins[name]["reason"] if name in there else "tcp"  # of those that there are
+            check(name in entry["text"] and wanted in entry["text"], names, entry)
+        locked = next(entry for entry in json.loads(out) if entry["check"] == "memlock")
+        check((locked["verdict"] == "WARN") == (names in ("rdma", "libfabric")), names, locked)
 
 
 if __name__ == "__main__":
