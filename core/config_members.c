@@ -39,7 +39,8 @@ const struct fy_member fy_members[] = {
         "deprecated: the scheme of a metadata_server that has none"),
     TOP("protocol", FY_TYPE_NAMES, "automatic",
         "one transport, or several in order of preference: with commas between, or as a list"),
-    TOP("device_name", FY_TYPE_TEXT, "all", "network devices to use, with commas between"),
+    TOP("device_name", FY_TYPE_TEXT, "all",
+        "network devices to use, with commas between; for transports that choose among them"),
     TOP("ferry", FY_TYPE_OBJECT, "{}", "Ferry's own settings, which Mooncake passes over"),
 
     OWN("name", FY_TYPE_TEXT, 0, 0, "from the role's URL",

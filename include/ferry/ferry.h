@@ -43,7 +43,7 @@ struct ferry_options {
     const char *bind;            /* address to listen on; NULL = every address */
     const char *metadata_server; /* URL; NULL = "P2PHANDSHAKE" */
     const char *protocol;    /* "tcp", "rdma,tcp" in order of preference, NULL = automatic */
-    const char *device_name; /* "mlx5_0,mlx5_1", NULL = all */
+    const char *device_name; /* "mlx5_0,mlx5_1", NULL = all; where a transport chooses */
     const char
         *config_json; /* an object, as the member "ferry" of mooncake.json; NULL = none */
     /* Called from any thread, one line without line feed; must not call the engine. NULL =

@@ -292,7 +292,7 @@ class Engine:
     bind             address to listen on; None is every address
     metadata_server  URL; None is "P2PHANDSHAKE", no server
     protocol         "tcp", or several in order of preference; None is by what both ends can
-    device_name      network devices, with commas between; None is all
+    device_name      network devices, with commas between; None is all; for transports that choose among them
     config           a mapping or JSON text, as the member "ferry" of mooncake.json
     log              called with (level of logging, text); None is the logger "ferry"
     log_level        a level of logging; None is the logger's
