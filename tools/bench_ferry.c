@@ -15,8 +15,9 @@
 #include "ferry/plugin.h"
 #include "out.h"
 
-#define HELLO_NAME "ferry.bench"
-#define VERSION    1
+#define HELLO_NAME  "ferry.bench"
+#define VERSION     1
+#define PATIENCE_MS 1000 /* of one attempt to reach the target; so often bench_stop is seen */
 
 struct lane {
     struct ferry_request *requests;
@@ -242,11 +243,19 @@ bool bench_serve(struct bench_side *side)
     return true;
 }
 
+/* Does waiting go on? Says why not, but where the user ended it. */
+static bool goes_on(uint64_t end, const char *what, const char *why)
+{
+    if (bench_stop)
+        return false;
+    return out_now_ns() < end || complain(what, why);
+}
+
 static bool await_port(struct bench_side *side, uint16_t *port_out)
 {
     uint64_t end = out_now_ns() + side->setup.timeout_ms * 1000000;
 
-    while (out_now_ns() < end) {
+    while (goes_on(end, "target", "it is there, but no 'ferry bench target' answers")) {
         struct ferry_notification *notification;
         const cJSON *port, *version;
         bool good = false;
@@ -268,7 +277,7 @@ static bool await_port(struct bench_side *side, uint16_t *port_out)
         if (good)
             return true;
     }
-    return complain("target", "it is there, but no 'ferry bench target' answers");
+    return false;
 }
 
 static bool open_peer(struct bench_side *side, int i, const char *peer)
@@ -278,9 +287,9 @@ static bool open_peer(struct bench_side *side, int i, const char *peer)
     struct ferry_buffer buffer;
     size_t n;
 
-    while (ferry_segment_open(c->engine, peer, 2000, &c->segment) != FERRY_OK) {
-        if (out_now_ns() > end)
-            return complain(peer, ferry_error());
+    while (ferry_segment_open(c->engine, peer, PATIENCE_MS, &c->segment) != FERRY_OK) {
+        if (!goes_on(end, peer, ferry_error()))
+            return false;
         usleep(100000);
     }
     if (ferry_segment_buffers(c->engine, c->segment, &buffer, 1, &n) != FERRY_OK)
@@ -292,6 +301,19 @@ static bool open_peer(struct bench_side *side, int i, const char *peer)
     return true;
 }
 
+/* May arrive twice; the second answer is not looked at. */
+static bool say_hello(struct bench_side *side, const char *peer)
+{
+    struct contender *c = &side->ferry[0];
+    uint64_t end = out_now_ns() + side->setup.timeout_ms * 1000000;
+    ferry_status status;
+
+    do
+        status = ferry_notify(c->engine, c->segment, HELLO_NAME, "{}", 2, PATIENCE_MS);
+    while (status == FERRY_ETIMEDOUT && goes_on(end, peer, ferry_error()));
+    return !status || (status != FERRY_ETIMEDOUT && complain(peer, ferry_error()));
+}
+
 bool bench_connect(struct bench_side *side, const char *const *peers)
 {
     const struct bench_setup *setup = &side->setup;
@@ -301,10 +323,7 @@ bool bench_connect(struct bench_side *side, const char *const *peers)
     for (int i = 0; i < setup->n_engines; i++)
         if (!open_peer(side, i, peers[i]))
             return false;
-    if (ferry_notify(side->ferry[0].engine, side->ferry[0].segment, HELLO_NAME, "{}", 2,
-                     (uint32_t)setup->timeout_ms) != FERRY_OK)
-        return complain(peers[0], ferry_error());
-    if (!await_port(side, &port))
+    if (!say_hello(side, peers[0]) || !await_port(side, &port))
         return false;
     if (peers[0][0] == '[')
         snprintf(host, sizeof(host), "%.*s", (int)strcspn(peers[0] + 1, "]"), peers[0] + 1);

@@ -9,10 +9,12 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import time
 
 from ferry_e2e import NotRun, build_dir, check, main
+from ferry_node import MIB, Node
 
 FERRY = build_dir() / "tools" / "ferry"
 LITTLE = ["--bytes", "256k", "--reps", "1", "--region", "4m", "--memory", "32m"]
@@ -89,6 +91,30 @@ def an_interrupt_ends_a_turn_that_stands_still(lab):
         target.kill()
 
 
+def an_interrupt_ends_the_wait_for_a_target(lab):
+    def initiator(peer):
+        return lab.start([FERRY, "bench", "initiator", "--peer", peer, "--name", "127.0.0.1:0", "--bind", "127.0.0.1",
+                          "--protocol", "tcp", "--size", "4k", "--latency", *LITTLE], name="initiator")
+
+    def ends_at_once(process):
+        process.signal(signal.SIGINT)
+        process.expect_exit(130, 5)
+        check(process.output() == "", process.output())
+
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        waiting = initiator(f"127.0.0.1:{silent.getsockname()[1]}")
+        silent.settimeout(10)
+        with silent.accept()[0]:
+            ends_at_once(waiting)
+    node = Node(lab)  # takes the greeting and knows no answer
+    node.open()
+    node.memory(64 * MIB)
+    waiting = initiator(node.engine_name)
+    node("next", timeout=10000)
+    time.sleep(0.3)  # it waits for the answer
+    ends_at_once(waiting)
+
+
 def a_picture_is_drawn(lab):
     if not shutil.which("gnuplot"):
         raise NotRun("no program gnuplot")
@@ -157,6 +183,7 @@ main(every_shape_is_measured_and_verified,
      target_and_initiator_in_two_commands,
      a_target_that_is_killed_fails_the_row,
      an_interrupt_ends_a_turn_that_stands_still,
+     an_interrupt_ends_the_wait_for_a_target,
      a_picture_is_drawn,
      wrong_words,
      plugins_are_listed_and_refusals_explained,
