@@ -86,9 +86,10 @@ static void nodes_free(struct nodes *nodes)
     *nodes = (struct nodes){.n = 0};
 }
 
-/* The nodes of the command line, or all of them. EXIT_OK or an exit status after a message. */
+/* The nodes of the command line, or all of them. EXIT_OK or an exit status after a message,
+ * which is left out where it was `said` before that the server is away. */
 static int look(struct ferry_admin *admin, const struct metadata_options *o, int argc,
-                char **argv, struct nodes *nodes)
+                char **argv, bool said, struct nodes *nodes)
 {
     pthread_t threads[LOOKERS];
     size_t started = 0;
@@ -101,7 +102,8 @@ static int look(struct ferry_admin *admin, const struct metadata_options *o, int
     } else {
         status = ferry_admin_names(admin, nodes->timeout_ms, &text);
         if (status) {
-            complain();
+            if (!said || status == FERRY_ENOTSUP)
+                complain();
             if (status == FERRY_ENOTSUP)
                 fprintf(stderr, "ferry metadata: give the names of the nodes: ferry metadata "
                                 "list NAME...\n");
@@ -237,7 +239,7 @@ static int list(struct ferry_admin *admin, const struct metadata_options *o, int
 {
     bool quiet = o->common.json && strcmp(o->common.json, "-") == 0;
     struct nodes nodes;
-    int status = look(admin, o, argc, argv, &nodes);
+    int status = look(admin, o, argc, argv, false, &nodes);
 
     if (status)
         return status;
@@ -272,7 +274,7 @@ static int gc(struct ferry_admin *admin, const struct metadata_options *o, int a
     cJSON *gone = cJSON_AddArrayToObject(json, o->yes ? "removed" : "would_remove");
     size_t alive = 0, dead = 0, removed = 0;
     struct nodes nodes;
-    int status = look(admin, o, argc, argv, &nodes);
+    int status = look(admin, o, argc, argv, false, &nodes);
 
     if (status) {
         cJSON_Delete(json);
@@ -423,7 +425,7 @@ static int watch(struct ferry_admin *admin, const struct metadata_options *o, in
     sigaction(SIGINT, &action, NULL);
     sigaction(SIGTERM, &action, NULL);
     while (!interrupted) {
-        int status = look(admin, o, argc, argv, &now);
+        int status = look(admin, o, argc, argv, away, &now);
 
         if (status == EXIT_USAGE)
             return status;

@@ -6,7 +6,7 @@ takes what belongs to a node that is there."""
 import json
 import time
 
-from ferry_e2e import check, main
+from ferry_e2e import check, main, wait_until
 from ferry_node import MIB, Node
 from stores import FERRY, store
 
@@ -134,6 +134,22 @@ def watch_outlasts_the_server(lab):
         watching.stop()
 
 
+def watch_of_all_says_once_that_the_server_is_away(lab):
+    with store("redis") as server:
+        a = node(lab, "a", server)
+        watching = lab.start([FERRY, "metadata", "watch", "-s", server.uri, *SOON, "--interval", "0.2"])
+        watching.wait_for(rf"\+ {a.engine_name}: answers")
+        for turn in 1, 2:
+            server.stop()
+            wait_until(lambda: watching.output().count("at metadata server") == turn, 10, "the complaint")
+            time.sleep(1)  # a few looks
+            server.start()
+            wait_until(lambda: watching.output().count("answers again") == turn, 10, "the server")
+        out = watching.output()
+        check(out.count("at metadata server") == 2, out)
+        watching.stop()
+
+
 def doctor(lab):
     def lines(*words, status=0):
         out = ferry(lab, "doctor", "--json", "-", *words, status=status)
@@ -185,4 +201,4 @@ def doctor(lab):
 
 if __name__ == "__main__":
     main(with_etcd, with_redis, nobody_answers, http_cannot_list, other_clusters_are_not_seen, watches,
-         watch_outlasts_the_server, doctor)
+         watch_outlasts_the_server, watch_of_all_says_once_that_the_server_is_away, doctor)
