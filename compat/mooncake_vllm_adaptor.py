@@ -51,7 +51,7 @@ class mooncake_vllm_adaptor:
         return self._engine.read_bytes_from_buffer(buffer, length)
 
     def getFirstBufferAddress(self, segment_name: str) -> int:
-        """Where the peer's first buffer begins, or 0."""
+        """Where the buffer begins that the peer registered first, or 0."""
         return self._engine.get_first_buffer_address(segment_name)
 
     def expRegisterMemory(self, buffer_addr: int, capacity: int) -> int:

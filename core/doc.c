@@ -84,6 +84,7 @@ void fy_doc_unref(struct fy_doc *doc)
         doc->locations = next;
     }
     free(doc->buffers);
+    free(doc->listed);
     free(doc->transports);
     free(doc->ends);
     free(doc->name);
@@ -237,8 +238,12 @@ ferry_status fy_doc_take_buffer(struct fy_doc *doc, uint64_t addr, uint64_t len,
         free(own);
         return no_memory();
     }
-    buffers[doc->n_buffers++] = (struct fy_doc_buffer){
-        .addr = addr, .len = len, .access = access, .location = location, .attrs = own};
+    buffers[doc->n_buffers++] = (struct fy_doc_buffer){.addr = addr,
+                                                       .len = len,
+                                                       .access = access,
+                                                       .location = location,
+                                                       .attrs = own,
+                                                       .place = doc->n_added++};
     return FERRY_OK;
 }
 
@@ -273,6 +278,14 @@ static int by_range(const void *a, const void *b)
     return (x->len > y->len) - (x->len < y->len);
 }
 
+static int by_range_and_place(const void *a, const void *b)
+{
+    const struct fy_doc_buffer *x = a, *y = b;
+    int order = by_range(a, b);
+
+    return order ? order : (x->place > y->place) - (x->place < y->place);
+}
+
 static int share_a_transport(const struct fy_doc *doc, const struct fy_doc_buffer *a,
                              const struct fy_doc_buffer *b)
 {
@@ -289,7 +302,7 @@ void fy_doc_join(struct fy_doc *doc)
     size_t kept = 0;
 
     if (doc->n_buffers)
-        qsort(buffers, doc->n_buffers, sizeof(*buffers), by_range);
+        qsort(buffers, doc->n_buffers, sizeof(*buffers), by_range_and_place);
     for (size_t i = 0; i < doc->n_buffers; i++) {
         struct fy_doc_buffer *last = kept ? &buffers[kept - 1] : NULL;
 
@@ -319,21 +332,29 @@ void fy_doc_join(struct fy_doc *doc)
 ferry_status fy_doc_seal(struct fy_doc *doc)
 {
     uint64_t end = 0;
+    size_t listed = 0;
     int sorted = 1;
 
     free(doc->ends);
+    free(doc->listed);
     doc->ends = calloc(doc->n_buffers + 1, sizeof(*doc->ends));
-    if (!doc->ends)
+    doc->listed = calloc(doc->n_added + 1, sizeof(*doc->listed));
+    if (!doc->ends || !doc->listed)
         return no_memory();
     for (size_t i = 1; i < doc->n_buffers && sorted; i++)
         sorted = by_range(&doc->buffers[i - 1], &doc->buffers[i]) <= 0;
     if (!sorted)
-        qsort(doc->buffers, doc->n_buffers, sizeof(*doc->buffers), by_range);
+        qsort(doc->buffers, doc->n_buffers, sizeof(*doc->buffers), by_range_and_place);
     for (size_t i = 0; i < doc->n_buffers; i++) {
         const struct fy_doc_buffer *buffer = &doc->buffers[i];
 
         end = buffer->addr + buffer->len > end ? buffer->addr + buffer->len : end;
         doc->ends[i] = end;
+        doc->listed[buffer->place] = buffer;
+    }
+    for (size_t i = 0; i < doc->n_added; i++) { /* close the gaps */
+        if (doc->listed[i])
+            doc->listed[listed++] = doc->listed[i];
     }
     return FERRY_OK;
 }

@@ -26,6 +26,7 @@ struct fy_doc_buffer {
         access; /* FERRY_ACCESS_REMOTE_*; both where the document does not say (upstream) */
     const char *location; /* owned by the document; never empty */
     struct fy_kv *attrs;  /* by transport index of this document; NULL = none (all empty) */
+    size_t place;         /* in the order of adding; may have gaps */
 };
 
 struct fy_doc {
@@ -37,6 +38,10 @@ struct fy_doc {
     struct fy_doc_transport *transports; /* primary first */
     size_t n_buffers;
     struct fy_doc_buffer *buffers; /* sorted by address; may overlap (upstream nodes) */
+    /* The same in the order in which they were added, which is the one in the text: upstream's
+     * clients take the first for the one that was registered first. */
+    const struct fy_doc_buffer **listed;
+    size_t n_added;                /* joined ones counted singly */
     struct fy_doc_text *locations; /* storage of the strings */
     /* Greatest end address of buffers[0..i]: lets a lookup stop early where buffers overlap. */
     uint64_t *ends;
@@ -52,7 +57,7 @@ ferry_status fy_doc_add_transport(struct fy_doc *doc, const char *name,
 /* `attrs[i]` belongs to the i-th transport; n_transports of them; NULL = all empty. */
 ferry_status fy_doc_add_buffer(struct fy_doc *doc, uint64_t addr, uint64_t len, uint32_t access,
                                const char *location, const struct ferry_kvs *attrs);
-/* Sorts; after this it is immutable. */
+/* Sorts, and keeps the order of adding beside; after this it is immutable. */
 ferry_status fy_doc_seal(struct fy_doc *doc);
 
 /* Compact JSON, members sorted by name as upstream writes them, no line feed. With `timestamp`.

@@ -197,7 +197,7 @@ static void put_buffers(struct writer *writer, const struct fy_doc *doc)
     put(writer, "[");
     for (size_t i = 0; i < doc->n_buffers && !writer->status; i++) {
         put(writer, i ? "," : "");
-        put_buffer(writer, doc, &doc->buffers[i]);
+        put_buffer(writer, doc, doc->listed[i]);
     }
     put(writer, "]");
 }

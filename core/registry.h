@@ -24,9 +24,8 @@ struct fy_region {
 };
 
 /*
- * The registered ranges of one engine, sorted by address. Lookup is lock-free and may run in
- * any thread, also on hot paths; changes are serialised by the caller's lock (rank: below the
- * engine's).
+ * The registered ranges of one engine. Lookup is lock-free and may run in any thread, also on
+ * hot paths; changes are serialised by the caller's lock (rank: below the engine's).
  */
 struct fy_registry;
 
@@ -34,8 +33,8 @@ ferry_status fy_registry_open(struct fy_registry **registry_out);
 /* All regions are freed; nobody holds any. */
 void fy_registry_close(struct fy_registry *registry);
 
-/* Inserts copies of `n` regions (any order), all or none. FERRY_EEXIST: overlap, with the error
- * text naming both ranges; FERRY_EINVAL: empty or wrapping range. */
+/* Inserts copies of `n` regions (at any addresses), all or none. FERRY_EEXIST: overlap, with
+ * the error text naming both ranges; FERRY_EINVAL: empty or wrapping range. */
 ferry_status fy_registry_add(struct fy_registry *registry, const struct fy_region *regions,
                              size_t n);
 /*
@@ -62,7 +61,8 @@ static inline void fy_region_hold_again(struct fy_region *region)
     atomic_fetch_add_explicit(&region->holds, 1, memory_order_relaxed); /* is held already */
 }
 
-/* How many, at any time; and each in order of address, while nobody changes them. */
+/* How many, at any time; and each, while nobody changes them, in the order of registration (of
+ * one call: the order in it). */
 size_t fy_registry_count(const struct fy_registry *registry);
 struct fy_region *fy_registry_at(const struct fy_registry *registry, size_t index);
 

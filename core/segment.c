@@ -133,7 +133,7 @@ static bool same_attrs(const struct ferry_kvs *a, const struct ferry_kvs *b)
     return true;
 }
 
-/* Would views of one serve for the other? */
+/* Would views of one serve for the other, and do they list the same in the same order? */
 static bool same_doc(const struct fy_doc *a, const struct fy_doc *b)
 {
     if (strcmp(a->epoch, b->epoch) || strcmp(a->name, b->name) ||
@@ -154,6 +154,8 @@ static bool same_doc(const struct fy_doc *a, const struct fy_doc *b)
             if (!same_attrs(&x->attrs[t].kvs, &y->attrs[t].kvs))
                 return false;
         }
+        if (a->listed[i]->addr != b->listed[i]->addr)
+            return false;
     }
     return true;
 }
@@ -357,11 +359,13 @@ ferry_status ferry_segment_buffers(struct ferry_engine *engine, ferry_segment ha
     pthread_mutex_unlock(&segment->lock);
     pthread_mutex_lock(&engine->segments_lock);
     for (size_t i = 0; i < doc->n_buffers && i < room; i++) {
+        const struct fy_doc_buffer *buffer = doc->listed[i];
+
         buffers[i] = (struct ferry_buffer){
-            .addr = (void *)(uintptr_t)doc->buffers[i].addr,
-            .len = doc->buffers[i].len,
-            .access = doc->buffers[i].access,
-            .location = keep_location(engine, doc->buffers[i].location),
+            .addr = (void *)(uintptr_t)buffer->addr,
+            .len = buffer->len,
+            .access = buffer->access,
+            .location = keep_location(engine, buffer->location),
         };
     }
     pthread_mutex_unlock(&engine->segments_lock);

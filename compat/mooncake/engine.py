@@ -268,7 +268,7 @@ class TransferEngine:
         return _ferry.read_memory(_number(addr, "addr"), _number(length, "length"))
 
     def get_first_buffer_address(self, segment_name: str) -> int:
-        """Where the peer's first buffer begins; 0 where it has none or is not there."""
+        """Where the buffer begins that the peer registered first; 0 where it has none or is not there."""
         found: List[int] = []
 
         def look(engine: ferry.Engine) -> None:

@@ -8,6 +8,7 @@ import importlib
 import io
 import json
 import logging
+import mmap
 import os
 import pathlib
 import signal
@@ -209,6 +210,21 @@ class Pair(unittest.TestCase):
         for thread in threads:
             thread.join()
         self.assertEqual(failures, [])
+
+    def test_the_first_buffer_is_the_one_registered_first(self):
+        target, pages = engine(), mmap.mmap(-1, 3 * 4096)
+        self.addCleanup(target._close)
+        name, base = f"127.0.0.1:{target.get_rpc_port()}", ctypes.addressof(ctypes.c_char.from_buffer(pages))
+        old = mooncake_vllm_adaptor()
+        self.assertEqual(old.initialize("127.0.0.1", "P2PHANDSHAKE", "tcp", ""), 0)
+        for first, second in ((base + 8192, base), (base, base + 8192)):  # the same two, looked at again
+            self.assertEqual(target.register_memory(first, 4096), 0)
+            self.assertEqual(target.register_memory(second, 4096), 0)
+            self.assertEqual(self.initiator.get_first_buffer_address(name), first)
+            self.assertEqual(old.getFirstBufferAddress(name), first)
+            self.assertEqual(target.batch_unregister_memory([base, base + 8192]), 0)
+        self.assertEqual(target.batch_register_memory([base + 8192, base, base + 4096], [4096] * 3), 0)
+        self.assertEqual(self.initiator.get_first_buffer_address(name), base + 8192)
 
     def test_first_buffer_probe_and_engine(self):
         self.assertNotEqual(self.initiator.get_first_buffer_address(self.name), 0)

@@ -154,7 +154,8 @@ FERRY_API ferry_status ferry_segment_open(struct ferry_engine *engine, const cha
 /* Reads the peer's document again: its buffers, its ports, whether it restarted. */
 FERRY_API ferry_status ferry_segment_refresh(struct ferry_engine *engine, ferry_segment segment,
                                              uint32_t timeout_ms);
-/* Its buffers: up to `room` of them; *n_out is how many there are. `location` lives until the
+/* Its buffers, in the order of its document, which is that of registration, also a Mooncake
+ * node's: the first `room` of them; *n_out is how many there are. `location` lives until the
  * next refresh or close of the segment; `addr` is an address in the peer. */
 FERRY_API ferry_status ferry_segment_buffers(struct ferry_engine *engine, ferry_segment segment,
                                              struct ferry_buffer *buffers, size_t room,

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Segment documents of peers. What is accepted must keep its promises: sorted, usable buffers,
- * every one found again; and be written so that it reads back the same.
+ * every one listed in the text's order and found again; and be written so that it reads back
+ * the same.
  */
 #include <stdint.h>
 #include <stdlib.h>
@@ -39,6 +40,8 @@ static void look_up(const struct fy_doc *doc)
         check(buffer->addr && buffer->len && buffer->len <= UINT64_MAX - buffer->addr);
         check(!i || doc->buffers[i - 1].addr <= buffer->addr);
         check(*buffer->location);
+        check(doc->listed[i] >= doc->buffers && doc->listed[i] < doc->buffers + doc->n_buffers);
+        check(!i || doc->listed[i - 1]->place < doc->listed[i]->place);
         check(fy_doc_find(doc, buffer->addr, buffer->len, buffer->access, &hint) == FERRY_OK);
         check(doc->buffers[hint].addr <= buffer->addr);
         hint = 0;

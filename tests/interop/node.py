@@ -30,6 +30,14 @@ class Node:
         self.addr = ctypes.addressof(ctypes.c_char.from_buffer(self.pages))
         return {"result": self.engine.register_memory(self.addr, nbytes), "addr": self.addr}
 
+    def two(self, nbytes):
+        """Two ranges apart from each other, the upper one registered first."""
+        self.pages = mmap.mmap(-1, 3 * nbytes)
+        lower = ctypes.addressof(ctypes.c_char.from_buffer(self.pages))
+        self.addr = lower + 2 * nbytes
+        return {"result": [self.engine.register_memory(addr, nbytes) for addr in (self.addr, lower)],
+                "addr": self.addr}
+
     def fill(self, offset, nbytes, seed):
         self.pages[offset:offset + nbytes] = random.Random(seed).randbytes(nbytes)
         return {}

@@ -68,7 +68,7 @@ static struct ferry_kv text(const char *key, const char *val, uint32_t flags)
     return (struct ferry_kv){key, val, (uint32_t)strlen(val), flags};
 }
 
-/* Two transports, two buffers, given out of order. */
+/* Two transports, two buffers, not given in the order of their addresses. */
 static struct fy_doc *sample(void)
 {
     struct ferry_kv rdma[] = {
@@ -94,9 +94,9 @@ static struct fy_doc *sample(void)
 static const char sample_text[] =
     "{\"blob\":{\"base64\":\"AAEC/w==\"},"
     "\"buffers\":["
+    "{\"addr\":36864,\"length\":16,\"name\":\"*\"},"
     "{\"access\":2,\"addr\":4096,\"length\":32,\"lkey\":[7,8],\"name\":\"cpu:0\",\"rkey\":[7,8],"
-    "\"transports\":{\"rdma\":{\"lkey\":[7,8],\"rkey\":[7,8]}}},"
-    "{\"addr\":36864,\"length\":16,\"name\":\"*\"}],"
+    "\"transports\":{\"rdma\":{\"lkey\":[7,8],\"rkey\":[7,8]}}}],"
     "\"device.label\":\"quote \\\" back \\\\ tab \\u0009\","
     "\"epoch\":\"e-1\",\"name\":\"10.0.0.1:1\","
     "\"priority_matrix\":{\"cpu:0\":[[\"mlx5_0\"],[]]},\"protocol\":\"rdma\","
@@ -132,6 +132,8 @@ static void assert_sample(const struct fy_doc *doc)
     assert_int_equal(doc->buffers[1].access, READ | WRITE);
     assert_string_equal(doc->buffers[1].location, "*");
     assert_null(doc->buffers[1].attrs);
+    assert_ptr_equal(doc->listed[0], &doc->buffers[1]); /* as given */
+    assert_ptr_equal(doc->listed[1], &doc->buffers[0]);
 }
 
 static void what_is_written_is_read_back(void **state)
@@ -230,6 +232,9 @@ static void upstream_multi_protocol_is_understood(void **state)
     assert_int_equal(doc->buffers[1].len, 8);
     assert_int_equal(doc->buffers[2].len, 16);
     assert_json(&doc->buffers[2].attrs[0], "rkey", "[2]");
+    assert_ptr_equal(doc->listed[0], &doc->buffers[0]); /* the text's order */
+    assert_ptr_equal(doc->listed[1], &doc->buffers[2]);
+    assert_ptr_equal(doc->listed[2], &doc->buffers[1]);
     fy_doc_unref(doc);
 }
 
@@ -595,6 +600,8 @@ static void a_hundred_thousand_buffers_are_no_burden(void **state)
     assert_int_equal(fy_doc_parse(buf.data, buf.len, &again), FERRY_OK);
     parse_ms = (fy_now_ns() - began) / FY_NS_PER_MS;
     assert_int_equal(again->n_buffers, N);
+    for (uint64_t i = 0; i < N; i++)
+        assert_true(again->listed[i]->addr == 0x7f0000000000 + (i * 7919 % N) * 65536);
     began = fy_now_ns();
     for (uint64_t i = 0; i < N; i++) {
         const struct fy_doc_buffer *want = &doc->buffers[i * 31337 % N];

@@ -266,6 +266,50 @@ static void refuses_memory_that_it_cannot_touch(void **state)
     munmap(pages, 3 * page);
 }
 
+/* What a lists of b, as b registered them: where in `at` each begins. */
+static void assert_listed(struct pair *pair, const char *at, const size_t *offsets, size_t n)
+{
+    struct ferry_buffer buffers[8];
+    size_t found = 0;
+
+    assert_ok(ferry_segment_refresh(pair->a, pair->peer, 5000));
+    memset(buffers, 0, sizeof(buffers));
+    assert_ok(ferry_segment_buffers(pair->a, pair->peer, buffers, 8, &found));
+    assert_int_equal(found, n + 1);
+    assert_ptr_equal(buffers[0].addr, pair->theirs);
+    for (size_t i = 0; i < n; i++)
+        assert_ptr_equal(buffers[i + 1].addr, at + offsets[i]);
+    buffers[1].addr = NULL;
+    assert_ok(ferry_segment_buffers(pair->a, pair->peer, buffers, 1, &found));
+    assert_int_equal(found, n + 1);
+    assert_ptr_equal(buffers[0].addr, pair->theirs);
+    assert_null(buffers[1].addr); /* room for one */
+}
+
+static void buffers_are_listed_as_they_were_registered(void **state)
+{
+    static char pages[4][4096];
+    char *at = pages[0];
+    const struct ferry_buffer buffers[] = {
+        {.addr = at + 8192, .len = 4096, .access = FERRY_REMOTE_WRITE},
+        {.addr = at + 12288, .len = 4096, .access = FERRY_REMOTE_WRITE},
+        {.addr = at, .len = 4096}, /* not for peers */
+        {.addr = at + 4096, .len = 4096, .access = FERRY_REMOTE_WRITE}};
+    struct pair pair;
+
+    set_up(&pair);
+    assert_ok(ferry_memory_register(pair.b, buffers, 3));
+    assert_ok(ferry_memory_register(pair.b, &buffers[3], 1));
+    assert_listed(&pair, at, (size_t[]){8192, 12288, 4096}, 3);
+    /* Between two looks: the same buffers in another order. */
+    assert_ok(ferry_memory_unregister(pair.b, (void *[]){at + 8192}, 1));
+    assert_ok(ferry_memory_register(pair.b, buffers, 1));
+    assert_listed(&pair, at, (size_t[]){12288, 4096, 8192}, 3);
+    assert_ok(ferry_memory_unregister(pair.b, (void *[]){at + 4096, at + 12288}, 2));
+    assert_listed(&pair, at, (size_t[]){8192}, 1);
+    pair_close(&pair);
+}
+
 static void notifies_after_the_data_once(void **state)
 {
     const char bytes[] = "a\0\xff bin";
@@ -725,6 +769,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(reads_and_writes_mixed),
         cmocka_unit_test(refuses_what_is_not_registered),
         cmocka_unit_test(refuses_memory_that_it_cannot_touch),
+        cmocka_unit_test(buffers_are_listed_as_they_were_registered),
         cmocka_unit_test(notifies_after_the_data_once),
         cmocka_unit_test(notifications_that_hang_hold_up_nothing_else),
         cmocka_unit_test(notifies_only_the_incarnation_that_has_the_data),

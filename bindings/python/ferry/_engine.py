@@ -226,7 +226,7 @@ class Segment:
         return self._handle
 
     def buffers(self) -> List[Buffer]:
-        """What the peer registered, as last read."""
+        """What the peer registered, in that order, as last read."""
         return [Buffer(*item) for item in self._engine._core.segment_buffers(self._live())]
 
     def refresh(self, timeout: float = DEFAULT_CONNECT) -> None:

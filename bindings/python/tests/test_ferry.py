@@ -9,6 +9,7 @@ import gc
 import hashlib
 import http.server
 import logging
+import mmap
 import os
 import signal
 import subprocess
@@ -226,6 +227,15 @@ class InOneProcess(unittest.TestCase):
         self.peer.write(self.mine, self.theirs.addr, notify=("data", "is there"))
         self.assertEqual([self.b.notification(5)[1:] for _ in range(3)],
                          [("label", b"text"), ("label", b"\x00\xff"), ("data", b"is there")])
+
+    def test_buffers_are_in_the_order_of_registration(self):
+        pages = mmap.mmap(-1, 3 * 4096)
+        first = ctypes.addressof(ctypes.c_char.from_buffer(pages))
+        upper, lower = self.b.register((first + 8192, 4096)), self.b.register((first, 4096))
+        self.peer.refresh()
+        self.assertEqual([buffer.addr for buffer in self.peer.buffers()],
+                         [self.theirs.addr, first + 8192, first])
+        self.b.unregister_all([upper, lower])
 
     def test_describe(self):
         self.assertEqual(self.a.describe("segment")["name"], self.a.name)
