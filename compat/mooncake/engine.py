@@ -300,10 +300,17 @@ class TransferEngine:
     def _sync(self, target: str, op: int, buffers: Any, peers: Any, lengths: Any,
               notify: Optional[TransferNotify], hint: str) -> int:
         target = _text(target, "target_hostname")
+
+        def move(engine: ferry.Engine) -> None:
+            try:
+                engine._core.transfer(*self._work(engine, target, op, buffers, peers, lengths, notify, hint))
+            except ferry.Error as error:
+                if not error.delivered:
+                    raise
+                _log.warning("transfer with %s: %s", target, error)  # the data counts
+
         for attempt in (0, 1):
-            status = self._try(f"transfer with {target}", lambda engine: engine._core.transfer(
-                *self._work(engine, target, op, buffers, peers, lengths, notify, hint)))
-            if not status:
+            if not self._try(f"transfer with {target}", move):
                 return 0
             cut = self._without_empty(buffers, peers, lengths) if not attempt else None
             if cut is None:
@@ -358,7 +365,8 @@ class TransferEngine:
     def transfer_sync(self, target_hostname: str, buffer: int, peer_buffer_address: int, length: int,
                       opcode: TransferOpcode, notify: Optional[TransferNotify] = None,
                       transport_hint: str = "") -> int:
-        """One transfer, and a message after its data: 0, or -1."""
+        """One transfer, and a message after its data: 0 when that is there (where only the message failed, that is
+        logged), or -1."""
         return self._sync(target_hostname, int(opcode), _number(buffer, "buffer"),
                           _number(peer_buffer_address, "peer_buffer_address"), _number(length, "length"), notify,
                           transport_hint)
@@ -380,7 +388,8 @@ class TransferEngine:
     def batch_transfer_sync(self, target_hostname: str, buffers: Sequence[int], peer_buffer_addresses: Sequence[int],
                             lengths: Sequence[int], opcode: TransferOpcode, notify: Optional[TransferNotify] = None,
                             transport_hint: str = "") -> int:
-        """Many transfers at once, and a message after their data: 0, or -1."""
+        """Many transfers at once, and a message after their data: 0 when that is all there (where only the message
+        failed, that is logged), or -1."""
         return self._sync(target_hostname, int(opcode), _list(buffers, "buffers"),
                           _list(peer_buffer_addresses, "peer_buffer_addresses"), _list(lengths, "lengths"), notify,
                           transport_hint)

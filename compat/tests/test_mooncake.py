@@ -12,12 +12,16 @@ import mmap
 import os
 import pathlib
 import signal
+import socket
+import socketserver
+import struct
 import subprocess
 import sys
 import tempfile
 import threading
 import time
 import unittest
+import unittest.mock
 
 import mooncake.engine
 from mooncake import _topology, transfer_engine_bench
@@ -172,6 +176,64 @@ class Pair(unittest.TestCase):
         self.assertEqual([(item.name, item.msg) for item in self.target.get_notifies()],
                          [("label", "text"), ("second", "umlaut \u00e4")])
         self.assertEqual(self.target.get_notifies(), [])
+
+    def test_a_notification_that_fails(self):
+        """Mooncake's transfer_sync is content when the data is there."""
+        with unittest.mock.patch.dict(os.environ, MC_HANDSHAKE_MAX_LENGTH=str(MIB)):
+            target = engine()
+        self.addCleanup(target._close)
+        name, there = f"127.0.0.1:{target.get_rpc_port()}", target.allocate_managed_buffer(MIB)
+        data, note, call = self.fill(), TransferNotify("label", "x" * 2 * MIB), self.initiator
+        logging.disable(logging.NOTSET)
+        with self.assertLogs("mooncake.engine", "WARNING") as logged:
+            self.assertEqual(call.transfer_sync(name, self.here, there, 10, TransferOpcode.WRITE, note), 0)
+            self.assertEqual(call.batch_transfer_sync(name, [self.here + 10] * 2, [there + 10] * 2, [10, 0],
+                                                      TransferOpcode.WRITE, note), 0)
+        self.assertEqual(sum(f"data delivered, notification to {name} not: " in line for line in logged.output), 2,
+                         logged.output)
+        logging.disable(logging.ERROR)
+        self.assertEqual(target.read_bytes_from_buffer(there, 20), data[:20])
+        self.assertEqual(call.transfer_sync(name, self.here, 4096, 10, TransferOpcode.WRITE, note), -1)
+        self.assertEqual(call.transfer_sync("unreachable_peer:9", self.here, there, 10, TransferOpcode.WRITE, note), -1)
+        note.msg = "short"
+        self.assertEqual(call.transfer_sync(name, self.here, there, 10, TransferOpcode.WRITE, note), 0)
+        self.assertEqual([item.msg for item in target.get_notifies()], ["short"])
+
+    def test_a_peer_that_restarts_before_its_notification(self):
+        """Has lost the data: no success."""
+        target, note, results = [self.target], TransferNotify("label", "text"), []
+        is_held, is_restarted = threading.Event(), threading.Event()
+
+        class Between(socketserver.BaseRequestHandler):
+            """Passes requests on, a notification when the peer has restarted."""
+
+            def handle(self):
+                head = self.request.recv(9, socket.MSG_WAITALL)
+                length, kind = struct.unpack("<QB", head)
+                body = self.request.recv(length - 1, socket.MSG_WAITALL)
+                if kind == 2:
+                    is_held.set()
+                    is_restarted.wait(20)
+                with socket.create_connection(("127.0.0.1", target[0].get_rpc_port())) as peer:
+                    peer.sendall(head + body)
+                    head = peer.recv(9, socket.MSG_WAITALL)
+                    self.request.sendall(head + peer.recv(struct.unpack("<QB", head)[0] - 1, socket.MSG_WAITALL))
+
+        with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Between) as between:
+            threading.Thread(target=between.serve_forever, daemon=True).start()
+            name = f"127.0.0.1:{between.server_address[1]}"
+            writer = threading.Thread(target=lambda: results.append(self.initiator.transfer_sync(
+                name, self.here, self.there, 8, TransferOpcode.WRITE, note)))
+            writer.start()
+            self.assertTrue(is_held.wait(20))
+            target[0] = engine()
+            self.addCleanup(target[0]._close)
+            self.target._close()
+            is_restarted.set()
+            writer.join()
+            between.shutdown()
+        self.assertEqual(results, [-1])
+        self.assertEqual(target[0].get_notifies(), [])
 
     def test_own_memory(self):
         data = bytearray(os.urandom(8192))

@@ -17,7 +17,7 @@ from typing import (Any, Awaitable, Callable, Dict, Generator, Iterable, List, M
 
 from . import _ferry
 from ._aio import Reaper
-from ._errors import InvalidArgument, NotReady, make_error
+from ._errors import InvalidArgument, NotReady, PeerRestarted, make_error
 from ._memory import REMOTE_READ, REMOTE_WRITE, Memory, new_pages, range_of, whole_pages
 
 READ = 0
@@ -164,8 +164,11 @@ class Batch:
 
     def _result(self, status: BatchStatus) -> BatchStatus:
         if status.first_error:
-            error = make_error(status.first_error, f"{self._what}: {status.failed} of {status.total} requests failed, "
-                               f"the first: {_ferry.strstatus(status.first_error)}")
+            why = _ferry.strstatus(status.first_error)
+            delivered = status.done == status.total
+            error = make_error(status.first_error, f"{self._what}: data delivered, notification not: {why}" if delivered
+                               else f"{self._what}: {status.failed} of {status.total} requests failed, the first: {why}")
+            error.delivered = delivered and not isinstance(error, PeerRestarted)
             raise error
         return status
 

@@ -12,11 +12,13 @@ class Error(Exception):
     """Anything that Ferry reports.
 
     `status` is the library's number, `index` the first request that failed where a transfer of
-    several was refused or broke.
+    several was refused or broke; `delivered` where all data of a transfer is there, and only its
+    notification failed (not where the peer has lost the data in a restart).
     """
 
     status: int = 0
     index: Optional[int] = None
+    delivered: bool = False
 
 
 class CallError(Error):

@@ -126,7 +126,8 @@ PyObject *engine_submit(PyObject *object, PyObject *args)
     return status ? raise_last(status) : PyLong_FromUnsignedLongLong(batch);
 }
 
-/* None, or the exception with the lowest index that failed in `index`. */
+/* None, or the exception with the lowest index that failed in `index`; where none did, all data
+ * is there, `delivered`, unless the peer lost it in a restart. */
 PyObject *engine_transfer(PyObject *object, PyObject *args)
 {
     struct engine *self = (struct engine *)object;
@@ -154,7 +155,9 @@ PyObject *engine_transfer(PyObject *object, PyObject *args)
     raise_last(status);
     PyErr_Fetch(&type, &value, &trace);
     index = failed < n ? PyLong_FromSize_t(failed) : Py_BuildValue("");
-    if (!value || !index || PyObject_SetAttrString(value, "index", index))
+    if (!value || !index || PyObject_SetAttrString(value, "index", index) ||
+        (n && failed == n && status != FERRY_ESTALE &&
+         PyObject_SetAttrString(value, "delivered", Py_True)))
         PyErr_Clear();
     Py_XDECREF(index);
     PyErr_Restore(type, value, trace);

@@ -228,6 +228,27 @@ class InOneProcess(unittest.TestCase):
         self.assertEqual([self.b.notification(5)[1:] for _ in range(3)],
                          [("label", b"text"), ("label", b"\x00\xff"), ("data", b"is there")])
 
+    def test_a_notification_that_fails(self):
+        with ferry.Engine("127.0.0.1", protocol="tcp", config={"control_max_len": 1 << 20}) as target:
+            there, peer = target.alloc(1 << 20), self.a.open(target.name)
+            peer.write(self.mine, there.addr, notify=("label", b"short"))
+            long = ("label", bytes(2 << 20))
+            with self.assertRaises(ferry.Error) as caught:
+                peer.write(self.mine.view[:10], there.addr + 5, notify=long)
+            self.assertEqual((caught.exception.delivered, caught.exception.index), (True, None))
+            self.assertIn("data delivered, notification to", str(caught.exception))
+            self.assertEqual(there.view[5:15], self.mine.view[:10])
+            with peer.start_write(self.mine.view[:10], there.addr + 20, notify=long) as batch, \
+                    self.assertRaisesRegex(ferry.Error, "data delivered, notification not") as caught:
+                batch.wait()
+            self.assertTrue(caught.exception.delivered)
+            self.assertEqual(there.view[20:30], self.mine.view[:10])
+            with self.assertRaises(ferry.OutOfRange) as caught:
+                peer.write(self.mine.view[:10], 4096, notify=long)
+            self.assertFalse(caught.exception.delivered)
+            self.assertEqual([(item.name, item.data) for item in iter(target.notification, None)],
+                             [("label", b"short")])
+
     def test_buffers_are_in_the_order_of_registration(self):
         pages = mmap.mmap(-1, 3 * 4096)
         first = ctypes.addressof(ctypes.c_char.from_buffer(pages))
