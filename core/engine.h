@@ -8,12 +8,12 @@
  * Data goes one way: request -> batch -> part (one peer, one direction, one lane) -> submit ->
  * completion ranges -> batch status.
  *
- * LOCKS, in the order in which they are taken: engine.memory_lock, segment.reload_lock,
- * segment.lock, view.control_lock, view.lock, lane.lock; then the leaves, none of which is held
- * while another lock than a pool's own is taken: engine.active_lock, waiters_lock, free_lock,
- * reap_lock, doc_lock, notice_lock, follow_lock, batch.lock. Plugin calls of class C may block:
- * only memory_lock, reload_lock, segment.lock (for peer_open, which does not connect) and
- * control_lock are held over them.
+ * LOCKS, in the order in which they are taken: engine.memory_lock, segment.lock,
+ * view.control_lock, view.lock, lane.lock; then the leaves, none of which is held while another
+ * lock than a pool's own is taken: engine.active_lock, waiters_lock, free_lock, reap_lock,
+ * doc_lock, notice_lock, follow_lock, batch.lock. Plugin calls of class C may block: only
+ * memory_lock, segment.lock (for peer_open, which does not connect) and control_lock are held
+ * over them.
  */
 #include <pthread.h>
 #include <stdatomic.h>
@@ -136,11 +136,13 @@ struct fy_segment {
     uint32_t opened; /* by the application; under engine.segments_lock */
     uint32_t slot, gen;
 
-    pthread_mutex_t reload_lock; /* one reader of the document at a time; the three below */
-    uint64_t failed_ns;          /* when reading it last failed, and how */
+    pthread_mutex_t lock;    /* guards what follows */
+    bool reloading;          /* one reader of the document at a time, without the lock */
+    pthread_cond_t reloaded; /* it has ended */
+    uint64_t asked_ns;       /* when the reading that last succeeded began */
+    uint64_t failed_ns;      /* when one last failed, and how */
     ferry_status failed_status;
     char failed_text[256];
-    pthread_mutex_t lock; /* the rest */
     struct fy_doc *doc;
     struct fy_view *views[FY_MAX_TRANSPORTS]; /* current ones; NULL = not opened */
     uint64_t fetched_ns;                      /* when the document was read */
@@ -388,7 +390,8 @@ struct fy_segment *fy_segment_get(struct ferry_engine *engine,
                                   ferry_segment handle); /* counted */
 void fy_segment_put(struct fy_segment *segment);
 void fy_segments_close(struct ferry_engine *engine);
-/* Reads the document again. Views of a peer that restarted are broken with FERRY_ESTALE. */
+/* Reads the document again, or waits for whoever does, at most timeout_ms altogether. Views of
+ * a peer that restarted are broken with FERRY_ESTALE. */
 ferry_status fy_segment_reload(struct fy_segment *segment, uint32_t timeout_ms);
 
 /* view.c */

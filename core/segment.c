@@ -43,7 +43,7 @@ void fy_segment_put(struct fy_segment *segment)
         return;
     fy_doc_unref(segment->doc);
     pthread_mutex_destroy(&segment->lock);
-    pthread_mutex_destroy(&segment->reload_lock);
+    pthread_cond_destroy(&segment->reloaded);
     free(segment->name);
     free(segment);
 }
@@ -66,6 +66,7 @@ static struct fy_segment *new_segment(struct ferry_engine *engine, const char *n
                                       struct fy_doc *doc)
 {
     struct fy_segment *segment = calloc(1, sizeof(*segment));
+    pthread_condattr_t attr;
 
     if (segment)
         segment->name = strdup(name);
@@ -78,7 +79,10 @@ static struct fy_segment *new_segment(struct ferry_engine *engine, const char *n
     segment->opened_ns = segment->fetched_ns = fy_now_ns();
     atomic_init(&segment->refs, 1);
     pthread_mutex_init(&segment->lock, NULL);
-    pthread_mutex_init(&segment->reload_lock, NULL);
+    pthread_condattr_init(&attr);
+    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+    pthread_cond_init(&segment->reloaded, &attr);
+    pthread_condattr_destroy(&attr);
     fy_paths_reset(segment, true);
     return segment;
 }
@@ -190,31 +194,62 @@ static void swap_doc(struct fy_segment *segment, struct fy_doc *doc)
     fy_doc_unref(before);
 }
 
+/* Has somebody read the document since, or tried to? Who asks next would only wait as long for
+ * the same answer. Lock held. */
+static bool answered(const struct fy_segment *segment, uint64_t since_ns)
+{
+    return segment->asked_ns > since_ns || segment->failed_ns > since_ns;
+}
+
+/* Until then, or until nobody reads it, or for as long as the caller has. Lock held. */
+static void wait_for_reader(struct fy_segment *segment, uint64_t since_ns, uint64_t deadline_ns)
+{
+    struct timespec until = {.tv_sec = (time_t)(deadline_ns / FY_NS_PER_S),
+                             .tv_nsec = (long)(deadline_ns % FY_NS_PER_S)};
+
+    while (segment->reloading && !answered(segment, since_ns) &&
+           !pthread_cond_timedwait(&segment->reloaded, &segment->lock, &until))
+        ;
+}
+
 ferry_status fy_segment_reload(struct fy_segment *segment, uint32_t timeout_ms)
 {
-    uint64_t began = fy_now_ns();
+    uint64_t began = fy_now_ns(), deadline_ns = began + timeout_ms * FY_NS_PER_MS, asked;
     struct fy_doc *doc;
     ferry_status status = FERRY_OK;
-    bool fresh;
+    bool ours = false;
 
-    pthread_mutex_lock(&segment->reload_lock);
     pthread_mutex_lock(&segment->lock);
-    fresh = segment->fetched_ns > began; /* somebody else did while we waited */
-    pthread_mutex_unlock(&segment->lock);
-    if (!fresh && segment->failed_ns > began) {
-        /* Or tried to: who asks next would only wait as long for the same answer. */
-        status = fy_fail(segment->failed_status, "%s", segment->failed_text);
-    } else if (!fresh) {
-        status = fy_store_fetch_again(segment->engine->store, segment->name, timeout_ms, &doc);
-        if (!status) {
-            swap_doc(segment, doc);
-        } else {
-            segment->failed_ns = fy_now_ns();
-            segment->failed_status = status;
-            snprintf(segment->failed_text, sizeof(segment->failed_text), "%s", ferry_error());
-        }
+    wait_for_reader(segment, began, deadline_ns);
+    if (answered(segment, began)) {
+        if (segment->asked_ns <= began)
+            status = fy_fail(segment->failed_status, "%s", segment->failed_text);
+    } else if (segment->reloading) {
+        status =
+            fy_fail(FERRY_ETIMEDOUT,
+                    "its document is being read, and has not come within %u ms", timeout_ms);
+    } else {
+        ours = segment->reloading = true;
     }
-    pthread_mutex_unlock(&segment->reload_lock);
+    pthread_mutex_unlock(&segment->lock);
+    if (!ours)
+        return status;
+    asked = fy_now_ns();
+    status = fy_store_fetch_again(segment->engine->store, segment->name,
+                                  (uint32_t)fy_ms_left(deadline_ns), &doc);
+    if (!status)
+        swap_doc(segment, doc);
+    pthread_mutex_lock(&segment->lock);
+    if (!status) {
+        segment->asked_ns = asked;
+    } else {
+        segment->failed_ns = fy_now_ns();
+        segment->failed_status = status;
+        snprintf(segment->failed_text, sizeof(segment->failed_text), "%s", ferry_error());
+    }
+    segment->reloading = false;
+    pthread_cond_broadcast(&segment->reloaded);
+    pthread_mutex_unlock(&segment->lock);
     return status;
 }
 

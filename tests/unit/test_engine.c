@@ -523,6 +523,44 @@ static void notifies_only_the_incarnation_that_has_the_data(void **state)
     pair_close(&pair);
 }
 
+static void *refreshes(void *arg)
+{
+    struct pair *pair = arg;
+
+    ferry_segment_refresh(pair->a, pair->peer, 6000);
+    return NULL;
+}
+
+/* Who waits for another's look at a silent peer waits no longer than for its own. */
+static void each_look_at_a_silent_peer_ends_in_time(void **state)
+{
+    struct fy_segment *segment;
+    bool reading = false;
+    pthread_t thread;
+    struct pair pair;
+    uint64_t start;
+
+    set_up(&pair);
+    segment = fy_segment_get(pair.a, pair.peer);
+    pthread_mutex_lock(&pair.b->doc_lock); /* accepts questions, answers none */
+    assert_int_equal(pthread_create(&thread, NULL, refreshes, &pair), 0);
+    while (!reading) {
+        usleep(1000);
+        pthread_mutex_lock(&segment->lock);
+        reading = segment->reloading;
+        pthread_mutex_unlock(&segment->lock);
+    }
+    start = fy_now_ns();
+    assert_int_equal(ferry_segment_refresh(pair.a, pair.peer, 300), FERRY_ETIMEDOUT);
+    assert_non_null(strstr(ferry_error(), "being read"));
+    assert_in_range(ms_since(start), 250, 3000);
+    pthread_mutex_unlock(&pair.b->doc_lock);
+    pthread_join(thread, NULL);
+    assert_ok(ferry_segment_refresh(pair.a, pair.peer, 5000));
+    fy_segment_put(segment);
+    pair_close(&pair);
+}
+
 static void an_event_loop_is_told(void **state)
 {
     struct ferry_request request;
@@ -773,6 +811,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(notifies_after_the_data_once),
         cmocka_unit_test(notifications_that_hang_hold_up_nothing_else),
         cmocka_unit_test(notifies_only_the_incarnation_that_has_the_data),
+        cmocka_unit_test(each_look_at_a_silent_peer_ends_in_time),
         cmocka_unit_test(an_event_loop_is_told),
         cmocka_unit_test(many_threads_at_once),
         cmocka_unit_test(one_segment_opened_by_many_threads),

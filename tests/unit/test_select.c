@@ -416,8 +416,8 @@ static unsigned cut_abstract_sockets(void)
     return n;
 }
 
-/* Both wait for a connection and lose it; while they look for the next one, the second is
- * cancelled. */
+/* All wait for a connection and lose it; while they look for the next one, the first, which
+ * reads the document for all, is cancelled. */
 static void a_cancelled_second_attempt_spares_the_others(void **state)
 {
     const struct timespec pause = {.tv_nsec = 500000000}; /* all are that far by then */
@@ -431,16 +431,17 @@ static void a_cancelled_second_attempt_spares_the_others(void **state)
              "fault", QUIET);
     open_peer(&pair);
     segment = fy_segment_get(pair.a, pair.peer);
+    request = request_of(&pair, 8 * 4096, 4096);
+    assert_ok(ferry_submit(pair.a, &request, 1, NULL, &cancelled));
     for (int i = 0; i < 8; i++) {
         request = request_of(&pair, (uint64_t)i * 4096, 4096);
         assert_ok(ferry_submit(pair.a, &request, 1, NULL, &kept[i]));
     }
-    assert_ok(ferry_submit(pair.a, &request, 1, NULL, &cancelled));
-    pthread_mutex_lock(&segment->reload_lock);
+    pthread_mutex_lock(&pair.b->doc_lock);
     fy_view_break(segment->views[0], FERRY_ECONNRESET, "lost on purpose");
     nanosleep(&pause, NULL);
     ferry_batch_cancel(pair.a, cancelled, 0);
-    pthread_mutex_unlock(&segment->reload_lock);
+    pthread_mutex_unlock(&pair.b->doc_lock);
     for (int i = 0; i < 8; i++) {
         assert_ok(ferry_batch_wait(pair.a, kept[i], 20000, &ended));
         assert_int_equal(ended.first_error, FERRY_OK);
