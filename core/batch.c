@@ -403,6 +403,7 @@ static void abort_part(struct fy_part *part, ferry_status status)
         fy_lane_cancel(lane, part);
     else if (fy_view_unwait(part->view, part))
         fy_part_fail(part, FERRY_ECANCELED, ferry_strstatus(status)); /* not the peer's fault */
+    fy_part_aborted(part);
 }
 
 void fy_batch_abort(struct fy_batch *batch, ferry_status status)

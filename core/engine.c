@@ -18,6 +18,7 @@
 #define WORKERS      16
 #define CONNECTORS   256 /* one waits for as long as a peer does not answer */
 #define NOTIFIERS    64  /* one waits for as long as its peer says nothing */
+#define RETRIERS     256 /* one reads the document of one peer, which may say nothing */
 #define WORK_IDLE_MS 2000
 #define SPIN_US      50
 #define STRIPE_MIN   (2u << 20)
@@ -190,6 +191,8 @@ static ferry_status open_all(struct ferry_engine *engine)
         status = fy_work_open(CONNECTORS, "ferry-connect", WORK_IDLE_MS, &engine->connectors);
     if (!status)
         status = fy_work_open(NOTIFIERS, "ferry-notify", WORK_IDLE_MS, &engine->notifiers);
+    if (!status)
+        status = fy_work_open(RETRIERS, "ferry-retry", WORK_IDLE_MS, &engine->retriers);
     if (!status) {
         fy_host_init(store_host, engine, "metadata");
         status = fy_store_open(engine->config, engine->loader, &store_host->pub, &engine->log,
@@ -343,6 +346,7 @@ void ferry_engine_close(struct ferry_engine *engine, uint32_t timeout_ms)
     fy_batches_close(engine);
     fy_segments_close(engine);
     fy_work_close(engine->notifiers);
+    fy_work_close(engine->retriers);   /* gives work to the next two */
     fy_work_close(engine->connectors); /* gives work to the next */
     fy_work_close(engine->work);       /* closes the last peers */
     fy_progress_close(engine);

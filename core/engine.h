@@ -11,9 +11,9 @@
  * LOCKS, in the order in which they are taken: engine.memory_lock, segment.lock,
  * view.control_lock, view.lock, lane.lock; then the leaves, none of which is held while another
  * lock than a pool's own is taken: engine.active_lock, waiters_lock, free_lock, reap_lock,
- * doc_lock, notice_lock, follow_lock, batch.lock. Plugin calls of class C may block: only
- * memory_lock, segment.lock (for peer_open, which does not connect) and control_lock are held
- * over them.
+ * doc_lock, notice_lock, follow_lock, batch.lock, segment.again_lock. Plugin calls of class C
+ * may block: only memory_lock, segment.lock (for peer_open, which does not connect) and
+ * control_lock are held over them.
  */
 #include <pthread.h>
 #include <stdatomic.h>
@@ -154,6 +154,10 @@ struct fy_segment {
     uint8_t moved[2][FY_SIZE_CLASSES];
     struct fy_path paths[FY_MAX_TRANSPORTS];
     atomic_llong explore_ns; /* what may still be lost on trying others out */
+
+    pthread_mutex_t again_lock;          /* guards what follows */
+    struct fy_part *again, **again_tail; /* parts that wait for another attempt, in order */
+    bool trying;                         /* a worker makes one after the other */
 };
 
 /* ---- batches
@@ -165,8 +169,8 @@ enum { FY_UNDER_WAY = 1, FY_AGAIN = 2, FY_AGAIN_UNSENT = 3 };
 #define FY_NO_LANE 255
 
 struct fy_part {
-    struct fy_part *next;                         /* in view.waiting or lane.pending */
-    struct fy_part *next_in_batch;                /* later attempts, in batch.later */
+    struct fy_part *next;          /* in view.waiting, lane.pending or segment.again */
+    struct fy_part *next_in_batch; /* later attempts, in batch.later */
     struct fy_part *next_in_lane, **prev_in_lane; /* lane.all */
     struct fy_batch *batch;
     struct fy_view *view;           /* counted, until the batch is forgotten */
@@ -179,6 +183,7 @@ struct fy_part {
     uint32_t op;
     uint64_t bytes;
     ferry_status again; /* what those ended with */
+    uint64_t again_ns;  /* and when it had ended */
     uint8_t attempt;
     bool cancel_asked;
     bool meant; /* for this incarnation alone: the connection to it stood */
@@ -264,9 +269,10 @@ struct ferry_engine {
     struct fy_registry *registry;
     struct fy_control *control;
     struct fy_local *local;     /* NULL = off, or it could not be made */
-    struct fy_work *work;       /* closes peers, makes further attempts */
+    struct fy_work *work;       /* closes peers, ends what was under way with them */
     struct fy_work *connectors; /* each job may take connect_ms */
     struct fy_work *notifiers;  /* each until its batch's deadline */
+    struct fy_work *retriers;   /* make further attempts: each reads one peer's document */
     char name[FY_HOST_MAX + 8];
     char host[FY_HOST_MAX]; /* what peers are told */
     char epoch[20];
@@ -390,9 +396,10 @@ struct fy_segment *fy_segment_get(struct ferry_engine *engine,
                                   ferry_segment handle); /* counted */
 void fy_segment_put(struct fy_segment *segment);
 void fy_segments_close(struct ferry_engine *engine);
-/* Reads the document again, or waits for whoever does, at most timeout_ms altogether. Views of
- * a peer that restarted are broken with FERRY_ESTALE. */
-ferry_status fy_segment_reload(struct fy_segment *segment, uint32_t timeout_ms);
+/* Reads the document again, unless somebody did since `since_ns`, or waits for whoever does; at
+ * most timeout_ms altogether. Views of a peer that restarted are broken with FERRY_ESTALE. */
+ferry_status fy_segment_reload(struct fy_segment *segment, uint64_t since_ns,
+                               uint32_t timeout_ms);
 
 /* view.c */
 ferry_status fy_view_new(struct fy_segment *segment, struct fy_transport *transport,
@@ -465,6 +472,8 @@ void fy_part_ended(struct fy_part *part, uint32_t at, uint32_t n, ferry_status s
 void fy_part_lost(struct fy_part *part, ferry_status status, const char *text);
 /* The part as a whole never reached a queue. */
 void fy_part_fail(struct fy_part *part, ferry_status status, const char *text);
+/* Its batch's abort is set: if it waits for another attempt, it ends soon instead. */
+void fy_part_aborted(struct fy_part *part);
 
 static inline void fy_set_result(struct fy_batch *batch, uint64_t request, int result)
 {

@@ -42,7 +42,7 @@ static void look(struct ferry_engine *engine, struct fy_segment *segment,
     old = fy_now_ns() - segment->fetched_ns >= older_than_ns;
     pthread_mutex_unlock(&segment->lock);
     if (old && strcmp(segment->name, engine->name) != 0 &&
-        fy_segment_reload(segment, LOOK_MS) != FERRY_OK)
+        fy_segment_reload(segment, fy_now_ns(), LOOK_MS) != FERRY_OK)
         FY_DEBUG(&engine->log, "looking at %s: %s", segment->name, ferry_error());
     fy_segment_put(segment);
 }

@@ -146,7 +146,8 @@ ferry_status fy_notify_send(struct ferry_engine *engine, struct fy_segment *segm
     if (status == FERRY_ESTALE) { /* which those who come next need not find out once more */
         int left_ms = fy_ms_left(deadline_ns);
 
-        fy_segment_reload(segment, left_ms < RELOAD_MS ? (uint32_t)left_ms : RELOAD_MS);
+        fy_segment_reload(segment, fy_now_ns(),
+                          left_ms < RELOAD_MS ? (uint32_t)left_ms : RELOAD_MS);
         restarted();
     }
     fy_buf_fini(&body);

@@ -166,7 +166,7 @@ static bool is_refusal(ferry_status status)
     return status == FERRY_EACCESS || status == FERRY_ERANGE;
 }
 
-/* A worker's job: the next attempt of what failed with its peer, or was refused by it. */
+/* The next attempt of what failed with its peer, or was refused by it. May be a job. */
 static void try_again(void *arg)
 {
     struct fy_part *part = arg, *fresh = NULL;
@@ -188,8 +188,8 @@ static void try_again(void *arg)
         int left_ms = fy_ms_left(batch->deadline_ns);
         struct fy_doc *before = part->view->doc;
 
-        status =
-            fy_segment_reload(segment, left_ms < RELOAD_MS ? (uint32_t)left_ms : RELOAD_MS);
+        status = fy_segment_reload(segment, part->again_ns,
+                                   left_ms < RELOAD_MS ? (uint32_t)left_ms : RELOAD_MS);
         if (!status)
             status = fy_segment_view(segment, &need, &view);
         if (!status && is_refusal(part->again) && view->doc == before)
@@ -220,6 +220,95 @@ static void try_again(void *arg)
     fy_batch_part_done(batch);
 }
 
+static void give_up_for_memory(struct fy_part *part)
+{
+    fail_all_again(part, false, part->again, "no memory for another attempt");
+    fy_batch_part_done(part->batch);
+}
+
+/* Its batch was aborted: nothing is read for it any more, and so nobody is waited for. */
+static void try_no_more(struct fy_part *part)
+{
+    if (fy_work_add(part->batch->engine->work, try_again, part))
+        give_up_for_memory(part);
+}
+
+static struct fy_part *next_again(struct fy_segment *segment)
+{
+    struct fy_part *part;
+
+    pthread_mutex_lock(&segment->again_lock);
+    part = segment->again;
+    if (part)
+        segment->again = part->next;
+    else
+        segment->trying = false;
+    if (!segment->again)
+        segment->again_tail = &segment->again;
+    pthread_mutex_unlock(&segment->again_lock);
+    return part;
+}
+
+/* A job, one for each peer: all would wait for the same document. */
+static void try_all_again(void *arg)
+{
+    struct fy_segment *segment = arg;
+    struct fy_part *part;
+
+    while ((part = next_again(segment)))
+        try_again(part);
+    fy_segment_put(segment);
+}
+
+static void try_later(struct fy_part *part)
+{
+    struct fy_segment *segment = part->view->segment;
+    struct ferry_engine *engine = segment->engine;
+    bool first = false, aborted;
+
+    part->again_ns = fy_now_ns();
+    part->next = NULL;
+    pthread_mutex_lock(&segment->again_lock);
+    /* Abort takes this lock after it set the flag, so it finds the part, or we the flag. */
+    aborted = atomic_load(&part->batch->abort) != 0;
+    if (!aborted) {
+        *segment->again_tail = part;
+        segment->again_tail = &part->next;
+        first = !segment->trying;
+        segment->trying = true;
+        if (first)
+            atomic_fetch_add_explicit(&segment->refs, 1, memory_order_relaxed);
+    }
+    pthread_mutex_unlock(&segment->again_lock);
+    if (aborted)
+        try_no_more(part);
+    if (!first || !fy_work_add(engine->retriers, try_all_again, segment))
+        return;
+    while ((part = next_again(segment)))
+        give_up_for_memory(part);
+    fy_segment_put(segment);
+}
+
+void fy_part_aborted(struct fy_part *part)
+{
+    struct fy_segment *segment = part->view->segment;
+    struct fy_part **at;
+    bool found;
+
+    pthread_mutex_lock(&segment->again_lock);
+    for (at = &segment->again; *at && *at != part; at = &(*at)->next)
+        ;
+    found = *at != NULL;
+    if (found) {
+        *at = part->next;
+        if (segment->again_tail == &part->next)
+            segment->again_tail = at;
+    }
+    pthread_mutex_unlock(&segment->again_lock);
+    if (found)
+        try_no_more(part);
+}
+
 static void part_over(struct fy_part *part)
 {
     struct fy_lane *lane = atomic_load_explicit(&part->lane, memory_order_relaxed);
@@ -232,12 +321,10 @@ static void part_over(struct fy_part *part)
     if (part->timed && !part->n_again)
         fy_path_measured(part->view, part->op, part->whole,
                          fy_now_ns() - part->batch->began_ns);
-    if (part->n_again) {
-        if (!fy_work_add(part->batch->engine->work, try_again, part))
-            return;
-        fail_all_again(part, false, part->again, "no memory for another attempt");
-    }
-    fy_batch_part_done(part->batch);
+    if (part->n_again)
+        try_later(part);
+    else
+        fy_batch_part_done(part->batch);
 }
 
 static void count_done(struct fy_counters *count, uint32_t n, uint64_t bytes)

@@ -44,6 +44,7 @@ void fy_segment_put(struct fy_segment *segment)
     fy_doc_unref(segment->doc);
     pthread_mutex_destroy(&segment->lock);
     pthread_cond_destroy(&segment->reloaded);
+    pthread_mutex_destroy(&segment->again_lock);
     free(segment->name);
     free(segment);
 }
@@ -78,7 +79,9 @@ static struct fy_segment *new_segment(struct ferry_engine *engine, const char *n
     segment->doc = doc;
     segment->opened_ns = segment->fetched_ns = fy_now_ns();
     atomic_init(&segment->refs, 1);
+    segment->again_tail = &segment->again;
     pthread_mutex_init(&segment->lock, NULL);
+    pthread_mutex_init(&segment->again_lock, NULL);
     pthread_condattr_init(&attr);
     pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
     pthread_cond_init(&segment->reloaded, &attr);
@@ -212,17 +215,18 @@ static void wait_for_reader(struct fy_segment *segment, uint64_t since_ns, uint6
         ;
 }
 
-ferry_status fy_segment_reload(struct fy_segment *segment, uint32_t timeout_ms)
+ferry_status fy_segment_reload(struct fy_segment *segment, uint64_t since_ns,
+                               uint32_t timeout_ms)
 {
-    uint64_t began = fy_now_ns(), deadline_ns = began + timeout_ms * FY_NS_PER_MS, asked;
+    uint64_t deadline_ns = fy_now_ns() + timeout_ms * FY_NS_PER_MS, asked;
     struct fy_doc *doc;
     ferry_status status = FERRY_OK;
     bool ours = false;
 
     pthread_mutex_lock(&segment->lock);
-    wait_for_reader(segment, began, deadline_ns);
-    if (answered(segment, began)) {
-        if (segment->asked_ns <= began)
+    wait_for_reader(segment, since_ns, deadline_ns);
+    if (answered(segment, since_ns)) {
+        if (segment->asked_ns <= since_ns)
             status = fy_fail(segment->failed_status, "%s", segment->failed_text);
     } else if (segment->reloading) {
         status =
@@ -351,7 +355,7 @@ ferry_status ferry_segment_refresh(struct ferry_engine *engine, ferry_segment ha
 
     if (!segment)
         return engine ? FERRY_ENOENT : fy_fail(FERRY_EINVAL, "no engine");
-    status = fy_segment_reload(segment, timeout_ms);
+    status = fy_segment_reload(segment, fy_now_ns(), timeout_ms);
     if (status)
         fy_fail_in(status, "segment %s: ", segment->name);
     fy_segment_put(segment);

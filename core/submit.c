@@ -148,7 +148,7 @@ static ferry_status look_again(struct plan *plan, const struct group *group,
         return status;
     plan->looked = group->handle;
     plan->n_looks++;
-    return fy_segment_reload(group->segment, RELOAD_MS) ? status : FERRY_EAGAIN;
+    return fy_segment_reload(group->segment, fy_now_ns(), RELOAD_MS) ? status : FERRY_EAGAIN;
 }
 
 static ferry_status remote_range(struct plan *plan, struct group *group,

@@ -454,6 +454,59 @@ static void a_cancelled_second_attempt_spares_the_others(void **state)
     pair_close(&pair);
 }
 
+static uint64_t ms_since(uint64_t start)
+{
+    return (fy_now_ns() - start) / FY_NS_PER_MS;
+}
+
+/* More of them than there are threads, to a peer that says nothing. */
+static void attempts_that_hang_hold_up_no_other_peer(void **state)
+{
+    enum { N = 100, SIZE = 4096 };
+    struct ferry_submit attr = {.size = sizeof(attr), .timeout_ms = 30000};
+    struct ferry_batch_status ended;
+    struct ferry_request request;
+    ferry_batch batches[N], shorter;
+    struct pair pair, other;
+    uint64_t start;
+
+    open_two(&pair, "fault", "{\"fault\": {\"inner\": \"tcp\", \"kill\": 1000}}", "fault",
+             QUIET);
+    open_peer(&pair);
+    other = (struct pair){.a = pair.a, .ours = pair.ours};
+    other.b = pair_engine("c", "fault", QUIET);
+    assert_ok(ferry_memory_alloc(other.b, PAIR_LEN, all, (void **)&other.theirs));
+    open_peer(&other);
+    pthread_mutex_lock(&pair.b->doc_lock); /* accepts questions, answers none */
+    start = fy_now_ns();
+    for (int i = 0; i < N; i++) {
+        request = request_of(&pair, (uint64_t)i * SIZE, SIZE);
+        assert_ok(ferry_submit(pair.a, &request, 1, &attr, &batches[i]));
+    }
+    attr.timeout_ms = 500;
+    request = request_of(&pair, N * SIZE, SIZE);
+    assert_ok(ferry_submit(pair.a, &request, 1, &attr, &shorter));
+
+    request = request_of(&other, 0, SIZE);
+    attr.timeout_ms = 10000;
+    assert_int_not_equal(ferry_transfer(pair.a, &request, 1, &attr, NULL), FERRY_OK);
+    assert_in_range(ms_since(start), 0, 2500);
+    assert_ok(ferry_batch_wait(pair.a, shorter, 10000, &ended));
+    assert_in_range(ms_since(start), 450, 2500);
+    assert_int_equal(ended.failed, 1);
+    ferry_batch_free(pair.a, shorter);
+    for (int i = 0; i < N; i++) {
+        assert_ok(ferry_batch_wait(pair.a, batches[i], 10000, &ended));
+        assert_int_equal(ended.failed, 1);
+        ferry_batch_free(pair.a, batches[i]);
+    }
+    assert_in_range(ms_since(start), 2500, 9000); /* one reading for all */
+    pthread_mutex_unlock(&pair.b->doc_lock);
+    ferry_segment_close(pair.a, other.peer);
+    ferry_engine_close(other.b, 1000);
+    pair_close(&pair);
+}
+
 static void shared_memory_is_preferred_killed_and_taken_again(void **state)
 {
     struct load loads[THREADS];
@@ -686,6 +739,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(returns_to_the_preferred_one),
         cmocka_unit_test(one_that_breaks_late_does_not_take_its_successor_along),
         cmocka_unit_test(a_cancelled_second_attempt_spares_the_others),
+        cmocka_unit_test(attempts_that_hang_hold_up_no_other_peer),
         cmocka_unit_test(shared_memory_is_preferred_killed_and_taken_again),
         cmocka_unit_test(each_peer_by_its_best_path),
         cmocka_unit_test(sizes_are_told_apart),
