@@ -177,7 +177,8 @@ ferry_status fy_store_request(struct fy_store *store, const char *name, int type
 
 /* ---- documents ---- */
 
-/* From the peer itself, which knows best. Only our own nodes are sure to answer with it. */
+/* From the peer itself, which knows best. FERRY_ESTALE: another took its port. FERRY_ENOTSUP:
+ * only our own nodes are sure to answer with it. */
 static ferry_status ask_peer(const char *name, const char *host, uint16_t port,
                              uint64_t deadline_ns, struct fy_doc **doc_out)
 {
@@ -192,12 +193,15 @@ static ferry_status ask_peer(const char *name, const char *host, uint16_t port,
     fy_buf_fini(&reply);
     if (status)
         return status;
-    if (!doc->epoch[0] || strcmp(doc->name, name) != 0) { /* another took its port */
+    if (strcmp(doc->name, name) != 0)
+        status = fy_fail(FERRY_ESTALE, "%s port %u is not %s any more", host, port, name);
+    else if (!doc->epoch[0])
+        status = fy_fail(FERRY_ENOTSUP, "%s does not say which incarnation it is", name);
+    if (status)
         fy_doc_unref(doc);
-        return fy_fail(FERRY_ESTALE, "%s port %u is not %s any more", host, port, name);
-    }
-    *doc_out = doc;
-    return FERRY_OK;
+    else
+        *doc_out = doc;
+    return status;
 }
 
 ferry_status fy_store_fetch_again(struct fy_store *store, const char *name, uint32_t timeout_ms,
@@ -205,17 +209,26 @@ ferry_status fy_store_fetch_again(struct fy_store *store, const char *name, uint
 {
     uint64_t now = fy_now_ns();
     uint64_t half = (uint64_t)(timeout_ms ? timeout_ms : 1) * FY_NS_PER_MS / 2;
+    int recalled, left_ms;
     char host[FY_HOST_MAX];
     uint16_t port;
-    int left_ms;
+    ferry_status status;
 
-    if (!store->is_p2p && recall(store, name, host, &port)) {
-        if (!ask_peer(name, host, port, now + half, doc_out))
+    recalled = !store->is_p2p && recall(store, name, host, &port);
+    if (recalled) {
+        status = ask_peer(name, host, port, now + half, doc_out);
+        if (!status)
             return FERRY_OK;
-        fy_store_forget(store, name);
+        if (status == FERRY_ESTALE)
+            fy_store_forget(store, name);
     }
     left_ms = fy_ms_left(now + 2 * half);
-    return fy_store_fetch(store, name, left_ms ? (uint32_t)left_ms : 1, doc_out);
+    status = fy_store_fetch(store, name, left_ms ? (uint32_t)left_ms : 1, doc_out);
+    /* While the service is away, who stands still may go on before it is back. Where a node of
+     * upstream's is was asked for just now. */
+    if (recalled && !fy_is_away(status) && (status || (*doc_out)->epoch[0]))
+        fy_store_forget(store, name);
+    return status;
 }
 
 /* ---- news ---- */

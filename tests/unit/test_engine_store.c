@@ -6,6 +6,7 @@
 #include <signal.h>
 #include <unistd.h>
 
+#include "engine.h"
 #include "engine_pair.h"
 #include "ferry/admin.h"
 
@@ -153,6 +154,26 @@ static void words_reach_known_peers_while_it_is_away(void **state)
     ferry_notification_free(got);
     assert_ok(ferry_segment_probe(a, peer, 1000));
     assert_ok(ferry_segment_refresh(a, peer, 1000));
+    server_start(1 << 20);
+    ferry_engine_close(a, 100);
+    ferry_engine_close(b, 100);
+}
+
+/* What was known of a peer that says nothing for a moment stays known. */
+static void who_stood_still_is_reached_while_it_is_away(void **state)
+{
+    struct ferry_engine *a = node("127.0.0.1:0", url, NULL),
+                        *b = node("127.0.0.1:0", url, NULL);
+    ferry_segment peer;
+
+    assert_ok(ferry_segment_open(a, ferry_engine_name(b), 2000, &peer));
+    server_stop();
+    pthread_mutex_lock(&b->doc_lock); /* accepts questions, answers none */
+    assert_int_not_equal(ferry_segment_refresh(a, peer, 400), FERRY_OK);
+    pthread_mutex_unlock(&b->doc_lock);
+    assert_ok(ferry_notify(a, peer, "word", "x", 1, 2000));
+    assert_ok(ferry_segment_probe(a, peer, 2000));
+    assert_ok(ferry_segment_refresh(a, peer, 4000));
     server_start(1 << 20);
     ferry_engine_close(a, 100);
     ferry_engine_close(b, 100);
@@ -426,6 +447,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(memory_is_registered_and_found_while_it_is_away, setup,
                                         teardown),
         cmocka_unit_test_setup_teardown(words_reach_known_peers_while_it_is_away, setup,
+                                        teardown),
+        cmocka_unit_test_setup_teardown(who_stood_still_is_reached_while_it_is_away, setup,
                                         teardown),
         cmocka_unit_test_setup_teardown(a_peer_that_moved_is_found, setup, teardown),
         cmocka_unit_test_setup_teardown(what_the_server_refuses_is_not_registered, setup,

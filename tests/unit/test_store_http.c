@@ -170,6 +170,24 @@ static void absent_is_not_unreachable(void **state)
     assert_int_equal(fy_store_fetch(store, "nobody:1", 1000, &doc), FERRY_ENOENT);
 }
 
+/* Its document comes from the server each time, and so does its address. */
+static void a_node_without_an_epoch_stays_known(void **state)
+{
+    struct fy_doc *doc;
+    char address[FY_HOST_MAX];
+    uint16_t found;
+
+    assert_int_equal(publish(DOC), FERRY_OK);
+    assert_true(is_found(NULL));
+    assert_int_equal(fy_store_fetch_again(other, NAME, 1000, &doc), FERRY_OK);
+    fy_doc_unref(doc);
+    server_stop();
+    assert_int_equal(fy_store_address(other, NAME, 1000, address, &found), FERRY_OK);
+    assert_int_equal(fy_store_fetch_again(other, NAME, 1000, &doc), FERRY_EUNREACH);
+    assert_int_equal(fy_store_address(other, NAME, 1000, address, &found), FERRY_OK);
+    server_start();
+}
+
 static void values_beyond_the_servers_limit_are_named(void **state)
 {
     char *large = calloc(1, 2 << 20);
@@ -190,6 +208,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(a_name_is_taken_again_where_rpc_meta_may_not_change,
                                         setup, teardown),
         cmocka_unit_test_setup_teardown(absent_is_not_unreachable, setup, teardown),
+        cmocka_unit_test_setup_teardown(a_node_without_an_epoch_stays_known, setup, teardown),
         cmocka_unit_test_setup_teardown(values_beyond_the_servers_limit_are_named, setup,
                                         teardown),
     };
