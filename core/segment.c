@@ -215,6 +215,19 @@ static void wait_for_reader(struct fy_segment *segment, uint64_t since_ns, uint6
         ;
 }
 
+/* Our own is at hand, also while the service does not know it yet. */
+static ferry_status read_doc(struct fy_segment *segment, uint64_t deadline_ns,
+                             struct fy_doc **doc_out)
+{
+    struct ferry_engine *engine = segment->engine;
+
+    if (strcmp(segment->name, engine->name) != 0)
+        return fy_store_fetch_again(engine->store, segment->name,
+                                    (uint32_t)fy_ms_left(deadline_ns), doc_out);
+    *doc_out = fy_engine_doc(engine);
+    return FERRY_OK;
+}
+
 ferry_status fy_segment_reload(struct fy_segment *segment, uint64_t since_ns,
                                uint32_t timeout_ms)
 {
@@ -239,8 +252,7 @@ ferry_status fy_segment_reload(struct fy_segment *segment, uint64_t since_ns,
     if (!ours)
         return status;
     asked = fy_now_ns();
-    status = fy_store_fetch_again(segment->engine->store, segment->name,
-                                  (uint32_t)fy_ms_left(deadline_ns), &doc);
+    status = read_doc(segment, deadline_ns, &doc);
     if (!status)
         swap_doc(segment, doc);
     pthread_mutex_lock(&segment->lock);

@@ -139,6 +139,23 @@ static void memory_is_registered_and_found_while_it_is_away(void **state)
     ferry_engine_close(b, 100);
 }
 
+static void own_memory_is_found_while_it_is_away(void **state)
+{
+    struct ferry_engine *a = node("127.0.0.1:0", url, NULL);
+    char *ours = memory(a), *theirs = memory(a), *more;
+    ferry_segment own;
+
+    assert_ok(ferry_segment_open(a, ferry_engine_name(a), 2000, &own));
+    assert_ok(write_to(a, own, ours, theirs));
+    server_stop();
+    more = memory(a);
+    memset(ours, 7, LEN);
+    assert_ok(write_to(a, own, ours, more));
+    assert_memory_equal(ours, more, LEN);
+    server_start(1 << 20);
+    ferry_engine_close(a, 100);
+}
+
 static void words_reach_known_peers_while_it_is_away(void **state)
 {
     struct ferry_engine *a = node("127.0.0.1:0", url, NULL),
@@ -446,6 +463,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(memory_is_registered_and_found_while_it_is_away, setup,
                                         teardown),
+        cmocka_unit_test_setup_teardown(own_memory_is_found_while_it_is_away, setup, teardown),
         cmocka_unit_test_setup_teardown(words_reach_known_peers_while_it_is_away, setup,
                                         teardown),
         cmocka_unit_test_setup_teardown(who_stood_still_is_reached_while_it_is_away, setup,
