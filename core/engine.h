@@ -520,8 +520,8 @@ void fy_progress_kick(struct ferry_engine *engine, bool soon);
 /* The progress thread is woken by this lane's next event. */
 void fy_progress_watch(struct fy_lane *lane);
 
-/* follow.c: keeps the documents of peers young. */
-void fy_follow_peer(struct ferry_engine *engine, const char *name);
+/* follow.c: keeps the documents of peers young. Asks where the peer is, until the deadline. */
+void fy_follow_peer(struct ferry_engine *engine, const char *name, uint64_t deadline_ns);
 void fy_follow_stop(struct ferry_engine *engine);
 
 /* describe.c: see ferry_engine_describe */

@@ -187,8 +187,10 @@ static void on_news(void *arg, const char *name)
     pthread_mutex_unlock(&engine->follow_lock);
 }
 
-void fy_follow_peer(struct ferry_engine *engine, const char *name)
+void fy_follow_peer(struct ferry_engine *engine, const char *name, uint64_t deadline_ns)
 {
+    int left_ms = fy_ms_left(deadline_ns);
+    uint32_t limit_ms = left_ms < LOOK_MS ? (uint32_t)left_ms : LOOK_MS;
     char host[FY_HOST_MAX];
     bool first;
     uint16_t port;
@@ -196,7 +198,7 @@ void fy_follow_peer(struct ferry_engine *engine, const char *name)
 
     /* So that it is known where it is when the service is away. */
     if (!fy_store_is_p2p(engine->store) &&
-        fy_store_address(engine->store, name, LOOK_MS, host, &port))
+        fy_store_address(engine->store, name, limit_ms ? limit_ms : 1, host, &port))
         FY_DEBUG(&engine->log, "control address of %s: %s", name, ferry_error());
     pthread_mutex_lock(&engine->follow_lock);
     first = !engine->follow_started && !engine->follow_stop;

@@ -323,6 +323,7 @@ ferry_status ferry_segment_open(struct ferry_engine *engine, const char *name,
                                 uint32_t timeout_ms, ferry_segment *segment_out)
 {
     const struct fy_need need = {.bytes = 0};
+    uint64_t deadline_ns = fy_now_ns() + timeout_ms * FY_NS_PER_MS;
     struct fy_segment *segment;
     struct fy_view *view = NULL;
     struct fy_doc *doc;
@@ -339,7 +340,7 @@ ferry_status ferry_segment_open(struct ferry_engine *engine, const char *name,
     if (!strcmp(name, engine->name))
         doc = fy_engine_doc(engine), status = FERRY_OK;
     else
-        status = fy_store_fetch(engine->store, name, timeout_ms, &doc);
+        status = fy_store_fetch(engine->store, name, timeout_ms ? timeout_ms : 1, &doc);
     if (status)
         return fy_fail_in(status, "segment %s: ", name);
     segment = new_segment(engine, name, doc);
@@ -355,7 +356,7 @@ ferry_status ferry_segment_open(struct ferry_engine *engine, const char *name,
     fy_view_connect(view); /* so that the first transfer finds it ready */
     fy_view_put(view);
     if (strcmp(name, engine->name) != 0)
-        fy_follow_peer(engine, name);
+        fy_follow_peer(engine, name, deadline_ns);
     return insert(engine, segment, segment_out);
 }
 

@@ -144,7 +144,8 @@ FERRY_API void ferry_memory_free(struct ferry_engine *engine, void *addr);
  * -------------------------------------------------------------------------------- */
 
 /*
- * Opening a name twice gives the same number; it is closed as often as it was opened.
+ * Opening a name twice gives the same number; it is closed as often as it was opened. Waits for
+ * the peer's document, and then, if there is time left, for where its node listens (2 s).
  * FERRY_ENOENT: the metadata server does not know it. FERRY_EUNREACH: the server or, without
  * one, the peer did not answer. FERRY_ENOTSUP: no transport of ours reaches it (the text lists
  * both sides').

@@ -2,8 +2,10 @@
 /* Engines while their metadata server is away, and how they hear of peers that came back: over
  * http with the real server in this process, and over memory://, which has watches. */
 #include <dirent.h>
+#include <netinet/in.h>
 #include <pthread.h>
 #include <signal.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #include "engine.h"
@@ -328,6 +330,96 @@ static unsigned takers_of_sigterm(char *names, size_t room)
     return n_ours;
 }
 
+/* A server with one document, which accepts every other question and answers none. */
+struct slow {
+    int fd, held[64];
+    size_t n_held;
+    struct fy_buf doc;
+    pthread_t thread;
+};
+
+static void *answers_slowly(void *arg)
+{
+    struct slow *slow = arg;
+    struct timeval limit = {.tv_sec = 1};
+    char ask[4096], head[100];
+
+    for (int fd; (fd = accept(slow->fd, NULL, NULL)) >= 0;) {
+        size_t len = 0;
+        ssize_t n = 1;
+
+        setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof(limit));
+        ask[0] = '\0';
+        while (n > 0 && !strstr(ask, "\r\n\r\n") && len < sizeof(ask) - 1) {
+            n = recv(fd, ask + len, sizeof(ask) - 1 - len, 0);
+            len += n > 0 ? (size_t)n : 0;
+            ask[len] = '\0';
+        }
+        if (strncmp(ask, "GET", 3) != 0 || strstr(ask, "rpc_meta") || strstr(ask, "nobody")) {
+            slow->held[slow->n_held++ % 64] = fd;
+            continue;
+        }
+        snprintf(head, sizeof(head),
+                 "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: %zu\r\n\r\n",
+                 slow->doc.len);
+        send(fd, head, strlen(head), MSG_NOSIGNAL);
+        send(fd, slow->doc.data, slow->doc.len, MSG_NOSIGNAL);
+        close(fd);
+    }
+    return NULL;
+}
+
+/* At the place of the one that was stopped, with the document of `node`. */
+static void slow_start(struct slow *slow, struct ferry_engine *node)
+{
+    struct sockaddr_in at = {.sin_family = AF_INET,
+                             .sin_port = htons(port),
+                             .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    int on = 1;
+
+    slow->n_held = 0;
+    fy_buf_init(&slow->doc, 1 << 20);
+    assert_ok(fy_control_request("127.0.0.1", node->control_port, FY_CONTROL_METADATA, "{}", 2,
+                                 fy_now_ns() + 5 * FY_NS_PER_S, &slow->doc));
+    slow->fd = socket(AF_INET, SOCK_STREAM, 0);
+    setsockopt(slow->fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on));
+    assert_int_equal(bind(slow->fd, (struct sockaddr *)&at, sizeof(at)), 0);
+    assert_int_equal(listen(slow->fd, 64), 0);
+    assert_int_equal(pthread_create(&slow->thread, NULL, answers_slowly, slow), 0);
+}
+
+static void slow_stop(struct slow *slow)
+{
+    shutdown(slow->fd, SHUT_RDWR);
+    pthread_join(slow->thread, NULL);
+    close(slow->fd);
+    for (size_t i = 0; i < slow->n_held && i < 64; i++)
+        close(slow->held[i]);
+    fy_buf_fini(&slow->doc);
+}
+
+static void opening_ends_in_time_while_it_is_slow(void **state)
+{
+    struct ferry_engine *a = node("127.0.0.1:0", url, NULL),
+                        *b = node("127.0.0.1:0", url, NULL);
+    ferry_segment peer;
+    struct slow slow;
+    uint64_t start;
+
+    server_stop();
+    slow_start(&slow, b);
+    start = fy_now_ns();
+    assert_int_not_equal(ferry_segment_open(a, "nobody", 0, &peer), FERRY_OK);
+    assert_in_range(ms_since(start), 0, 1500);
+    start = fy_now_ns();
+    assert_ok(ferry_segment_open(a, ferry_engine_name(b), 500, &peer));
+    assert_in_range(ms_since(start), 0, 1800); /* though nobody says where it listens */
+    slow_stop(&slow);
+    server_start(1 << 20);
+    ferry_engine_close(a, 100);
+    ferry_engine_close(b, 100);
+}
+
 /* Its keys are gone as well: nobody can say where it is, and nothing was moved. */
 static void who_has_left_is_not_written_to(void **state)
 {
@@ -474,6 +566,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(restarts_are_heard_of, setup, teardown),
         cmocka_unit_test_setup_teardown(a_port_that_is_taken_is_not_insisted_on, setup,
                                         teardown),
+        cmocka_unit_test_setup_teardown(opening_ends_in_time_while_it_is_slow, setup, teardown),
         cmocka_unit_test_setup_teardown(who_has_left_is_not_written_to, setup, teardown),
         cmocka_unit_test(what_nobody_could_reach_is_not_published),
         cmocka_unit_test(signals_are_left_to_the_application),
