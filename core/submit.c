@@ -44,6 +44,7 @@ struct plan {
     uint64_t bytes;
     ferry_segment looked; /* whose document was read again last */
     unsigned n_looks;
+    uint64_t looks_end_ns; /* time limit of all of them */
 };
 
 /* `i`: how many requests have their group already. Those that follow are likely to be as long.
@@ -140,15 +141,24 @@ static ferry_status local_region(struct plan *plan, uint64_t addr, uint64_t len)
 }
 
 /* The peer may have registered memory, or restarted, since its document was read: it is read
- * once more. FERRY_EAGAIN: begin again with what it says now. */
+ * once more, within the batch's own time limit. FERRY_EAGAIN: begin again with what it says
+ * now. */
 static ferry_status look_again(struct plan *plan, const struct group *group,
                                ferry_status status)
 {
+    uint32_t asked_ms = plan->batch->timeout_ms;
+    uint32_t limit_ms = asked_ms ? asked_ms : plan->engine->batch_ms;
+    uint64_t now = fy_now_ns();
+
     if (plan->looked == group->handle || plan->n_looks == MAX_LOOKS)
         return status;
+    if (limit_ms > RELOAD_MS)
+        limit_ms = RELOAD_MS;
+    if (!plan->n_looks++)
+        plan->looks_end_ns = now + limit_ms * FY_NS_PER_MS;
     plan->looked = group->handle;
-    plan->n_looks++;
-    return fy_segment_reload(group->segment, fy_now_ns(), RELOAD_MS) ? status : FERRY_EAGAIN;
+    limit_ms = (uint32_t)fy_ms_left(plan->looks_end_ns);
+    return fy_segment_reload(group->segment, now, limit_ms) ? status : FERRY_EAGAIN;
 }
 
 static ferry_status remote_range(struct plan *plan, struct group *group,

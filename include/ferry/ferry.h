@@ -211,12 +211,14 @@ struct ferry_request_status {
 };
 
 /*
- * Starts the requests and returns; it does not wait for the peer, not even to connect. Every
- * request ends: it succeeds, or fails at the latest at the batch's time limit. FERRY_OK on a
- * WRITE means that the bytes are in the peer's memory. There is no order among requests.
- * `requests` and `attr` (may be NULL) are borrowed until the call returns. A request that
- * breaks a rule here (unregistered local range, range outside the peer's buffers, missing
- * access) refuses the whole call with FERRY_ERANGE or FERRY_EACCESS; the text gives its index.
+ * Starts the requests and returns; it does not wait for the peer, not even to connect, with one
+ * exception: a range that the known document of the peer lacks has that read again, for at most
+ * 2,000 ms in all, or the batch's time limit where that is less. Every request ends: it
+ * succeeds, or fails at the latest at the batch's time limit. FERRY_OK on a WRITE means that
+ * the bytes are in the peer's memory. There is no order among requests. `requests` and `attr`
+ * (may be NULL) are borrowed until the call returns. A request that breaks a rule here
+ * (unregistered local range, range outside the peer's buffers, missing access) refuses the
+ * whole call with FERRY_ERANGE or FERRY_EACCESS; the text gives its index.
  */
 FERRY_API ferry_status ferry_submit(struct ferry_engine *engine,
                                     const struct ferry_request *requests, size_t n,

@@ -561,6 +561,29 @@ static void each_look_at_a_silent_peer_ends_in_time(void **state)
     pair_close(&pair);
 }
 
+/* Also where the peer of an unknown range says nothing. */
+static void submitting_ends_in_time(void **state)
+{
+    struct ferry_submit attr = {.size = sizeof(attr), .timeout_ms = 300};
+    struct ferry_request request;
+    struct pair pair;
+    ferry_batch batch;
+    uint64_t start;
+
+    set_up(&pair);
+    request = (struct ferry_request){.local = pair.ours,
+                                     .remote = 1ull << 40,
+                                     .len = 4096,
+                                     .segment = pair.peer,
+                                     .op = FERRY_WRITE};
+    pthread_mutex_lock(&pair.b->doc_lock); /* accepts questions, answers none */
+    start = fy_now_ns();
+    assert_int_equal(ferry_submit(pair.a, &request, 1, &attr, &batch), FERRY_ERANGE);
+    assert_in_range(ms_since(start), 250, 1800);
+    pthread_mutex_unlock(&pair.b->doc_lock);
+    pair_close(&pair);
+}
+
 static void an_event_loop_is_told(void **state)
 {
     struct ferry_request request;
@@ -812,6 +835,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(notifications_that_hang_hold_up_nothing_else),
         cmocka_unit_test(notifies_only_the_incarnation_that_has_the_data),
         cmocka_unit_test(each_look_at_a_silent_peer_ends_in_time),
+        cmocka_unit_test(submitting_ends_in_time),
         cmocka_unit_test(an_event_loop_is_told),
         cmocka_unit_test(many_threads_at_once),
         cmocka_unit_test(one_segment_opened_by_many_threads),
