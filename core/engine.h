@@ -140,7 +140,8 @@ struct fy_segment {
     bool reloading;          /* one reader of the document at a time, without the lock */
     pthread_cond_t reloaded; /* it has ended */
     uint64_t asked_ns;       /* when the reading that last succeeded began */
-    uint64_t failed_ns;      /* when one last failed, and how */
+    uint64_t failed_ns;      /* when one last failed, its time limit, and how */
+    uint32_t failed_ms;
     ferry_status failed_status;
     char failed_text[256];
     struct fy_doc *doc;

@@ -197,20 +197,22 @@ static void swap_doc(struct fy_segment *segment, struct fy_doc *doc)
     fy_doc_unref(before);
 }
 
-/* Has somebody read the document since, or tried to? Who asks next would only wait as long for
- * the same answer. Lock held. */
-static bool answered(const struct fy_segment *segment, uint64_t since_ns)
+/* Has somebody read the document since, or tried to for as long as the caller would? It would
+ * only wait for the same answer. Lock held. */
+static bool answered(const struct fy_segment *segment, uint64_t since_ns, uint32_t timeout_ms)
 {
-    return segment->asked_ns > since_ns || segment->failed_ns > since_ns;
+    return segment->asked_ns > since_ns ||
+           (segment->failed_ns > since_ns && segment->failed_ms >= timeout_ms);
 }
 
 /* Until then, or until nobody reads it, or for as long as the caller has. Lock held. */
-static void wait_for_reader(struct fy_segment *segment, uint64_t since_ns, uint64_t deadline_ns)
+static void wait_for_reader(struct fy_segment *segment, uint64_t since_ns, uint32_t timeout_ms,
+                            uint64_t deadline_ns)
 {
     struct timespec until = {.tv_sec = (time_t)(deadline_ns / FY_NS_PER_S),
                              .tv_nsec = (long)(deadline_ns % FY_NS_PER_S)};
 
-    while (segment->reloading && !answered(segment, since_ns) &&
+    while (segment->reloading && !answered(segment, since_ns, timeout_ms) &&
            !pthread_cond_timedwait(&segment->reloaded, &segment->lock, &until))
         ;
 }
@@ -237,8 +239,8 @@ ferry_status fy_segment_reload(struct fy_segment *segment, uint64_t since_ns,
     bool ours = false;
 
     pthread_mutex_lock(&segment->lock);
-    wait_for_reader(segment, since_ns, deadline_ns);
-    if (answered(segment, since_ns)) {
+    wait_for_reader(segment, since_ns, timeout_ms, deadline_ns);
+    if (answered(segment, since_ns, timeout_ms)) {
         if (segment->asked_ns <= since_ns)
             status = fy_fail(segment->failed_status, "%s", segment->failed_text);
     } else if (segment->reloading) {
@@ -260,6 +262,7 @@ ferry_status fy_segment_reload(struct fy_segment *segment, uint64_t since_ns,
         segment->asked_ns = asked;
     } else {
         segment->failed_ns = fy_now_ns();
+        segment->failed_ms = timeout_ms;
         segment->failed_status = status;
         snprintf(segment->failed_text, sizeof(segment->failed_text), "%s", ferry_error());
     }

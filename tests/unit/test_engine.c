@@ -531,6 +531,45 @@ static void *refreshes(void *arg)
     return NULL;
 }
 
+/* Says nothing for a while. */
+static void *stands_still(void *arg)
+{
+    struct pair *pair = arg;
+
+    pthread_mutex_lock(&pair->b->doc_lock);
+    usleep(800000);
+    pthread_mutex_unlock(&pair->b->doc_lock);
+    return NULL;
+}
+
+static void *refreshes_in_haste(void *arg)
+{
+    struct pair *pair = arg;
+
+    return (void *)(intptr_t)ferry_segment_refresh(pair->a, pair->peer, 300);
+}
+
+static void who_has_time_does_not_fail_with_who_has_none(void **state)
+{
+    pthread_t still, hasty;
+    struct pair pair;
+    void *hasty_status;
+
+    set_up(&pair);
+    assert_int_equal(pthread_create(&still, NULL, stands_still, &pair), 0);
+    while (!pthread_mutex_trylock(&pair.b->doc_lock)) {
+        pthread_mutex_unlock(&pair.b->doc_lock);
+        usleep(1000);
+    }
+    assert_int_equal(pthread_create(&hasty, NULL, refreshes_in_haste, &pair), 0);
+    usleep(100000);
+    assert_ok(ferry_segment_refresh(pair.a, pair.peer, 10000));
+    pthread_join(hasty, &hasty_status);
+    assert_int_not_equal((intptr_t)hasty_status, FERRY_OK);
+    pthread_join(still, NULL);
+    pair_close(&pair);
+}
+
 /* Who waits for another's look at a silent peer waits no longer than for its own. */
 static void each_look_at_a_silent_peer_ends_in_time(void **state)
 {
@@ -835,6 +874,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(notifications_that_hang_hold_up_nothing_else),
         cmocka_unit_test(notifies_only_the_incarnation_that_has_the_data),
         cmocka_unit_test(each_look_at_a_silent_peer_ends_in_time),
+        cmocka_unit_test(who_has_time_does_not_fail_with_who_has_none),
         cmocka_unit_test(submitting_ends_in_time),
         cmocka_unit_test(an_event_loop_is_told),
         cmocka_unit_test(many_threads_at_once),
