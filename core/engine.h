@@ -471,6 +471,8 @@ void fy_part_ended(struct fy_part *part, uint32_t at, uint32_t n, ferry_status s
                    bool sent, const char *text);
 /* What the queue had accepted of it, and will not complete. Lane lock held, the peer closed. */
 void fy_part_lost(struct fy_part *part, ferry_status status, const char *text);
+/* Takes it out of a list by `next`, whose lock is held. false: it is not in it. */
+bool fy_part_unlink(struct fy_part **first, struct fy_part ***tail, struct fy_part *part);
 /* The part as a whole never reached a queue. */
 void fy_part_fail(struct fy_part *part, ferry_status status, const char *text);
 /* Its batch's abort is set: if it waits for another attempt, it ends soon instead. */

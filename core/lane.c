@@ -91,16 +91,8 @@ struct fy_lane *fy_lane_choose(const struct fy_view *view)
 
 static void leave_pending(struct fy_lane *lane, struct fy_part *part)
 {
-    struct fy_part **at = &lane->pending;
-
-    while (*at && *at != part)
-        at = &(*at)->next;
-    if (!*at)
-        return;
-    *at = part->next;
-    if (lane->pending_tail == &part->next)
-        lane->pending_tail = at;
-    part->next = NULL;
+    if (fy_part_unlink(&lane->pending, &lane->pending_tail, part))
+        part->next = NULL;
 }
 
 void fy_lane_left(struct fy_lane *lane, struct fy_part *part)

@@ -220,6 +220,20 @@ static void try_again(void *arg)
     fy_batch_part_done(batch);
 }
 
+bool fy_part_unlink(struct fy_part **first, struct fy_part ***tail, struct fy_part *part)
+{
+    struct fy_part **at = first;
+
+    while (*at && *at != part)
+        at = &(*at)->next;
+    if (!*at)
+        return false;
+    *at = part->next;
+    if (*tail == &part->next)
+        *tail = at;
+    return true;
+}
+
 static void give_up_for_memory(struct fy_part *part)
 {
     fail_all_again(part, false, part->again, "no memory for another attempt");
@@ -292,18 +306,10 @@ static void try_later(struct fy_part *part)
 void fy_part_aborted(struct fy_part *part)
 {
     struct fy_segment *segment = part->view->segment;
-    struct fy_part **at;
     bool found;
 
     pthread_mutex_lock(&segment->again_lock);
-    for (at = &segment->again; *at && *at != part; at = &(*at)->next)
-        ;
-    found = *at != NULL;
-    if (found) {
-        *at = part->next;
-        if (segment->again_tail == &part->next)
-            segment->again_tail = at;
-    }
+    found = fy_part_unlink(&segment->again, &segment->again_tail, part);
     pthread_mutex_unlock(&segment->again_lock);
     if (found)
         try_no_more(part);

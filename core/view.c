@@ -144,18 +144,10 @@ static void fail_waiting(struct fy_view *view)
 
 bool fy_view_unwait(struct fy_view *view, struct fy_part *part)
 {
-    struct fy_part **at;
     bool found;
 
     pthread_mutex_lock(&view->lock);
-    for (at = &view->waiting; *at && *at != part; at = &(*at)->next)
-        ;
-    found = *at != NULL;
-    if (found) {
-        *at = part->next;
-        if (view->waiting_tail == &part->next)
-            view->waiting_tail = at;
-    }
+    found = fy_part_unlink(&view->waiting, &view->waiting_tail, part);
     pthread_mutex_unlock(&view->lock);
     return found;
 }
