@@ -269,8 +269,8 @@ static ferry_status finish_cluster(struct fy_config *config)
 static ferry_status finish_ports(const struct fy_place *place, const struct fy_log *log,
                                  struct fy_config *config)
 {
-    config->min_port = (uint32_t)fy_config_int(config, "min_port", 15000);
-    config->max_port = (uint32_t)fy_config_int(config, "max_port", 17000);
+    config->min_port = (uint32_t)fy_config_int(config, "min_port", FY_MIN_PORT);
+    config->max_port = (uint32_t)fy_config_int(config, "max_port", FY_MAX_PORT);
     config->default_port = (uint32_t)fy_config_int(config, "default_port", 12001);
     if (config->min_port > config->max_port)
         return fy_fail_at(place, "\"ferry.min_port\" is %u, above \"ferry.max_port\" %u",

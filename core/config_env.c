@@ -299,7 +299,7 @@ static const struct fy_env *env_of(const char *key)
 static void judge_ports(cJSON *ferry, const bool theirs[2], const struct fy_log *log)
 {
     static const char *const keys[2] = {"min_port", "max_port"};
-    double port[2] = {15000, 17000};
+    double port[2] = {FY_MIN_PORT, FY_MAX_PORT};
     bool usable = true;
 
     for (int i = 0; i < 2; i++) {
@@ -317,8 +317,8 @@ static void judge_ports(cJSON *ferry, const bool theirs[2], const struct fy_log 
         if (cJSON_GetObjectItemCaseSensitive(ferry, keys[i]))
             FY_WARN(log,
                     "environment: %s is ignored, as Mooncake ignores it: the two ends of the "
-                    "ports, 15000 and 17000 where they are not set, are no range",
-                    set_as(env_of(keys[i])));
+                    "ports, %d and %d where they are not set, are no range",
+                    set_as(env_of(keys[i])), FY_MIN_PORT, FY_MAX_PORT);
         cJSON_DeleteItemFromObjectCaseSensitive(ferry, keys[i]);
     }
 }

@@ -35,6 +35,8 @@ extern const struct fy_member fy_members[];
 extern const size_t fy_members_n;
 const struct fy_member *fy_member_find(enum fy_member_home home, const char *name);
 
+enum { FY_MIN_PORT = 15000, FY_MAX_PORT = 17000 }; /* of random ports, as Mooncake's */
+
 enum fy_env_action {
     FY_ENV_CORE,   /* the member `key` of "ferry", where the file does not have it */
     FY_ENV_STORE,  /* likewise, and only with a metadata server */
