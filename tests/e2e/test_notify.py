@@ -112,6 +112,16 @@ def many_held_up(lab):
     b.process.resume()
 
 
+def restarted(lab, node, host):
+    """Another process of that name, on a host that is reached again."""
+    node.process.kill()
+    again = Node(lab, "again", netns=host)
+    again.open(name=node.engine_name)
+    again.memory(MIB)
+    host.undrop()
+    return again
+
+
 def restarted_in_between(lab):
     """The data is there, its notification is on the way for longer than the peer lives: who comes back under the
     name is not told, as it has not the data."""
@@ -122,11 +132,7 @@ def restarted_in_between(lab):
     batch = a.submit(b, "write", 64 * KIB, timeout=20000, notify="ready", message="x")
     wait_until(lambda: b.same(BASE, 64 * KIB, 1), 10, "the data")
     check(a.ask("poll", batch=batch)["status"] == EAGAIN, "the notification is not under way")
-    b.process.kill()
-    again = Node(lab, "again", netns=hosts[1])
-    again.open(name=b.engine_name)
-    again.memory(MIB)
-    hosts[1].undrop()
+    again = restarted(lab, b, hosts[1])
     reply = a("wait", batch=batch)
     check(reply["done"] == 1 and reply["first_error"] == ESTALE, reply)
     check(again.ask("next", timeout=500)["status"] == EAGAIN, "told of data that it has not")
@@ -146,11 +152,7 @@ def restarted_before(lab):
     a("fill", at=BASE, len=64 * KIB, seed=1)
     hosts[1].drop(port=b("describe", what="segment")["json"]["tcp_data_port"])  # it will not connect
     batch = a.submit(b, "write", 64 * KIB, timeout=20000, notify="ready", message="x")
-    b.process.kill()
-    again = Node(lab, "again", netns=hosts[1])
-    again.open(name=b.engine_name)
-    again.memory(MIB)
-    hosts[1].undrop()
+    again = restarted(lab, b, hosts[1])
     reply = a("wait", batch=batch)
     check(reply["done"] == 1 and reply["first_error"] == OK, reply)
     check(again("next")["message"] == "x" and again.same(BASE, 64 * KIB, 1), "the data and its notification")
