@@ -15,9 +15,9 @@
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/un.h>
-#include <sys/wait.h>
 #include <time.h>
 
+#include "bystander.h"
 #include "shm_end.h"
 
 #define PATIENCE_NS (10 * UINT64_C(1000000000))
@@ -43,26 +43,6 @@ static void sleeps(const struct end *end)
 
     sleep_ms(300);
     assert_true(cpu_ns(end) - before < 100000000u);
-}
-
-/* A child that the application forks has every file that was open then. */
-static pid_t fork_bystander(void)
-{
-    pid_t pid = fork();
-
-    assert_true(pid >= 0);
-    if (pid == 0) {
-        prctl(PR_SET_PDEATHSIG, SIGKILL);
-        for (;;)
-            pause();
-    }
-    return pid;
-}
-
-static void end_process(pid_t pid)
-{
-    kill(pid, SIGKILL);
-    waitpid(pid, NULL, 0);
 }
 
 /* Another process that is attached to `there`. */

@@ -13,11 +13,9 @@
 #include <arpa/inet.h>
 #include <errno.h>
 #include <poll.h>
-#include <signal.h>
-#include <sys/prctl.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
+#include "bystander.h"
 #include "tcp_end.h"
 
 #define MIB       (UINT64_C(1) << 20)
@@ -245,26 +243,6 @@ static void armed_and_broken(void **state)
     close(listener);
 }
 
-/* A child that the application forks has every file that was open then. */
-static pid_t fork_bystander(void)
-{
-    pid_t pid = fork();
-
-    assert_true(pid >= 0);
-    if (pid == 0) {
-        prctl(PR_SET_PDEATHSIG, SIGKILL);
-        for (;;)
-            pause();
-    }
-    return pid;
-}
-
-static void end_bystander(pid_t pid)
-{
-    kill(pid, SIGKILL);
-    waitpid(pid, NULL, 0);
-}
-
 /* A connection that is gone is out of the queue's set too. */
 static void closed_after_fork(void **state)
 {
@@ -291,7 +269,7 @@ static void closed_after_fork(void **state)
     assert_int_equal(poll(&p, 1, 0), 0);
     tcp_queue_close(way.queue);
     tcp_end_close(&here);
-    end_bystander(child);
+    end_process(child);
 }
 
 /* Either way the peer learns of it at once. */
@@ -317,7 +295,7 @@ static void ended_after_fork(void **state)
         errno = 0;
         assert_int_equal(recv(p.fd, &byte, 1, 0), reset ? -1 : 0);
         assert_int_equal(errno, reset ? ECONNRESET : 0);
-        end_bystander(child);
+        end_process(child);
         tcp_way_close(&way);
         tcp_end_close(&end);
         close(p.fd);
