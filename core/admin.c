@@ -17,6 +17,7 @@
 #include "error.h"
 #include "store_inner.h"
 #include "util/clock.h"
+#include "util/thread.h"
 
 #define PROBE_MS 2000
 
@@ -73,7 +74,6 @@ ferry_status ferry_admin_open(const char *path, const char *role,
                               struct ferry_admin **admin_out)
 {
     struct ferry_admin *admin;
-    pthread_condattr_t attr;
     ferry_status status;
 
     if (!admin_out || (!path && !options))
@@ -95,10 +95,7 @@ ferry_status ferry_admin_open(const char *path, const char *role,
                                       .log_level = &admin->log.level,
                                       .log = admin_log};
     pthread_mutex_init(&admin->lock, NULL);
-    pthread_condattr_init(&attr);
-    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
-    pthread_cond_init(&admin->changed, &attr);
-    pthread_condattr_destroy(&attr);
+    fy_cond_init(&admin->changed);
     status = open_all(admin, path, role, options);
     if (status) {
         char text[1024];
@@ -478,8 +475,7 @@ static void on_news(void *arg, const char *name)
 ferry_status ferry_admin_wait(struct ferry_admin *admin, uint32_t timeout_ms)
 {
     uint64_t at = fy_now_ns() + timeout_ms * FY_NS_PER_MS;
-    struct timespec until = {.tv_sec = (time_t)(at / FY_NS_PER_S),
-                             .tv_nsec = (long)(at % FY_NS_PER_S)};
+    struct timespec until = fy_timespec(at);
     ferry_status status;
     int news;
 

@@ -14,6 +14,7 @@
 
 #include "error.h"
 #include "util/clock.h"
+#include "util/thread.h"
 
 #define WORKERS      16
 #define CONNECTORS   256 /* one waits for as long as a peer does not answer */
@@ -39,8 +40,6 @@ static int usable_cpus(void)
 
 static void init(struct ferry_engine *engine, const struct fy_log *log)
 {
-    pthread_condattr_t attr;
-
     engine->log = *log;
     engine->reap_fd = -1;
     engine->progress_epoll = engine->progress_timer = engine->progress_wake = -1;
@@ -55,11 +54,8 @@ static void init(struct ferry_engine *engine, const struct fy_log *log)
     pthread_mutex_init(&engine->reap_lock, NULL);
     pthread_mutex_init(&engine->notice_lock, NULL);
     pthread_mutex_init(&engine->follow_lock, NULL);
-    pthread_condattr_init(&attr);
-    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
-    pthread_cond_init(&engine->notice_cond, &attr);
-    pthread_cond_init(&engine->follow_cond, &attr);
-    pthread_condattr_destroy(&attr);
+    fy_cond_init(&engine->notice_cond);
+    fy_cond_init(&engine->follow_cond);
 }
 
 static void fini(struct ferry_engine *engine)

@@ -91,8 +91,7 @@ static size_t next_peer(struct ferry_engine *engine, size_t after, size_t *n_out
 /* Waits until `at`, or until there is news. follow_lock is held. */
 static bool wait_until(struct ferry_engine *engine, uint64_t at, bool also_news)
 {
-    struct timespec until = {.tv_sec = (time_t)(at / FY_NS_PER_S),
-                             .tv_nsec = (long)(at % FY_NS_PER_S)};
+    struct timespec until = fy_timespec(at);
 
     while (!engine->follow_stop && fy_now_ns() < at) {
         if (also_news && (engine->n_follow_names || engine->follow_all))

@@ -88,20 +88,15 @@ static ferry_status lookup_in_thread(const char *host, const char *service,
                                      const struct addrinfo *hints, uint64_t deadline_ns,
                                      struct addrinfo **list_out)
 {
-    struct timespec until = {(time_t)(deadline_ns / FY_NS_PER_S),
-                             (long)(deadline_ns % FY_NS_PER_S)};
+    struct timespec until = fy_timespec(deadline_ns);
     struct lookup *l = calloc(1, sizeof(*l));
-    pthread_condattr_t attr;
     ferry_status status;
     int rc;
 
     if (!l)
         return fy_fail(FERRY_ENOMEM, "%s: out of memory", host);
     pthread_mutex_init(&l->lock, NULL);
-    pthread_condattr_init(&attr);
-    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
-    pthread_cond_init(&l->done_cond, &attr);
-    pthread_condattr_destroy(&attr);
+    fy_cond_init(&l->done_cond);
     l->refs = 2;
     l->hints = *hints;
     snprintf(l->host, sizeof(l->host), "%s", host);

@@ -321,8 +321,7 @@ ferry_status ferry_notification_next(struct ferry_engine *engine, uint32_t timeo
                                      struct ferry_notification **notification_out)
 {
     uint64_t until = fy_now_ns() + timeout_ms * FY_NS_PER_MS;
-    struct timespec at = {.tv_sec = (time_t)(until / FY_NS_PER_S),
-                          .tv_nsec = (long)(until % FY_NS_PER_S)};
+    struct timespec at = fy_timespec(until);
     struct fy_notice *notice;
     int rc = 0;
 

@@ -25,8 +25,7 @@
 
 static void set_timer(struct ferry_engine *engine, uint64_t ns)
 {
-    struct itimerspec t = {.it_value = {.tv_sec = (time_t)(ns / FY_NS_PER_S),
-                                        .tv_nsec = (long)(ns % FY_NS_PER_S)}};
+    struct itimerspec t = {.it_value = fy_timespec(ns)};
 
     timerfd_settime(engine->progress_timer, 0, &t, NULL);
 }

@@ -9,6 +9,7 @@
 #include "engine.h"
 #include "error.h"
 #include "util/clock.h"
+#include "util/thread.h"
 
 #define MAX_SEGMENTS 1000000
 
@@ -67,7 +68,6 @@ static struct fy_segment *new_segment(struct ferry_engine *engine, const char *n
                                       struct fy_doc *doc)
 {
     struct fy_segment *segment = calloc(1, sizeof(*segment));
-    pthread_condattr_t attr;
 
     if (segment)
         segment->name = strdup(name);
@@ -82,10 +82,7 @@ static struct fy_segment *new_segment(struct ferry_engine *engine, const char *n
     segment->again_tail = &segment->again;
     pthread_mutex_init(&segment->lock, NULL);
     pthread_mutex_init(&segment->again_lock, NULL);
-    pthread_condattr_init(&attr);
-    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
-    pthread_cond_init(&segment->reloaded, &attr);
-    pthread_condattr_destroy(&attr);
+    fy_cond_init(&segment->reloaded);
     fy_paths_reset(segment, true);
     return segment;
 }
@@ -209,8 +206,7 @@ static bool answered(const struct fy_segment *segment, uint64_t since_ns, uint32
 static void wait_for_reader(struct fy_segment *segment, uint64_t since_ns, uint32_t timeout_ms,
                             uint64_t deadline_ns)
 {
-    struct timespec until = {.tv_sec = (time_t)(deadline_ns / FY_NS_PER_S),
-                             .tv_nsec = (long)(deadline_ns % FY_NS_PER_S)};
+    struct timespec until = fy_timespec(deadline_ns);
 
     while (segment->reloading && !answered(segment, since_ns, timeout_ms) &&
            !pthread_cond_timedwait(&segment->reloaded, &segment->lock, &until))

@@ -14,6 +14,7 @@
 
 #include "error.h"
 #include "util/clock.h"
+#include "util/thread.h"
 
 #define P2P_SERVER      "P2PHANDSHAKE"
 #define DEFAULT_TIMEOUT 3000u
@@ -255,7 +256,6 @@ ferry_status fy_store_open_on(const struct fy_config *config,
                               struct fy_store **store_out)
 {
     struct fy_store *store = calloc(1, sizeof(*store));
-    pthread_condattr_t attr;
     ferry_status status;
 
     if (!store)
@@ -279,10 +279,7 @@ ferry_status fy_store_open_on(const struct fy_config *config,
     store->seed = (unsigned)fy_now_ns() ^ (unsigned)getpid();
     pthread_mutex_init(&store->lock, NULL);
     pthread_mutex_init(&store->known_lock, NULL);
-    pthread_condattr_init(&attr);
-    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
-    pthread_cond_init(&store->changed, &attr);
-    pthread_condattr_destroy(&attr);
+    fy_cond_init(&store->changed);
     fy_config_hide(server_of(config), store->server, sizeof(store->server));
     if (asprintf(&store->prefix, "mooncake/%s", config->cluster_id ? config->cluster_id : "") <
         0) {

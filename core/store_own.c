@@ -161,8 +161,7 @@ static ferry_status write_own(struct fy_store *store, const struct fy_own *own, 
 /* Waits for the turn to write; the lock is held. */
 static ferry_status enter(struct fy_store *store, uint64_t deadline_ns)
 {
-    struct timespec until = {.tv_sec = (time_t)(deadline_ns / FY_NS_PER_S),
-                             .tv_nsec = (long)(deadline_ns % FY_NS_PER_S)};
+    struct timespec until = fy_timespec(deadline_ns);
 
     while (store->busy) {
         if (pthread_cond_timedwait(&store->changed, &store->lock, &until) && store->busy)
@@ -448,8 +447,7 @@ static void *keeper_main(void *arg)
     ms = pause_of(store);
     while (!store->stop) {
         uint64_t at = began + ms * FY_NS_PER_MS;
-        struct timespec until = {.tv_sec = (time_t)(at / FY_NS_PER_S),
-                                 .tv_nsec = (long)(at % FY_NS_PER_S)};
+        struct timespec until = fy_timespec(at);
 
         if (fy_now_ns() < at) {
             uint32_t retry_ms = store->retry_ms;

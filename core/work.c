@@ -38,7 +38,7 @@ struct fy_work {
 static struct job *next_job(struct fy_work *work)
 {
     uint64_t until_ns = fy_now_ns() + work->idle_ns;
-    struct timespec until = {(time_t)(until_ns / FY_NS_PER_S), (long)(until_ns % FY_NS_PER_S)};
+    struct timespec until = fy_timespec(until_ns);
 
     while (!work->head && !work->closing) {
         int rc;
@@ -100,7 +100,6 @@ ferry_status fy_work_open(unsigned max, const char *name, uint32_t idle_ms,
                           struct fy_work **work_out)
 {
     struct fy_work *work = calloc(1, sizeof(*work));
-    pthread_condattr_t attr;
 
     if (!work)
         return FERRY_ENOMEM;
@@ -109,11 +108,8 @@ ferry_status fy_work_open(unsigned max, const char *name, uint32_t idle_ms,
     work->idle_ns = idle_ms * FY_NS_PER_MS;
     work->tail = &work->head;
     pthread_mutex_init(&work->lock, NULL);
-    pthread_condattr_init(&attr);
-    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
-    pthread_cond_init(&work->more, &attr);
-    pthread_cond_init(&work->none, &attr);
-    pthread_condattr_destroy(&attr);
+    fy_cond_init(&work->more);
+    fy_cond_init(&work->none);
     *work_out = work;
     return FERRY_OK;
 }

@@ -30,4 +30,11 @@ static inline int fy_ms_left(uint64_t deadline_ns)
     return ms > 0x7fffffff ? 0x7fffffff : (int)ms;
 }
 
+/* A time or a length as system calls take it. */
+static inline struct timespec fy_timespec(uint64_t ns)
+{
+    return (struct timespec){.tv_sec = (time_t)(ns / FY_NS_PER_S),
+                             .tv_nsec = (long)(ns % FY_NS_PER_S)};
+}
+
 #endif /* FY_CLOCK_H */

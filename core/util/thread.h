@@ -4,6 +4,7 @@
 
 #include <pthread.h>
 #include <signal.h>
+#include <time.h>
 
 /*
  * As pthread_create, with two differences: the thread takes no signals, which are the
@@ -22,6 +23,17 @@ static inline int fy_thread_start(pthread_t *thread_out, const char *name,
     if (!rc)
         pthread_setname_np(*thread_out, name);
     return rc;
+}
+
+/* Whose timed waits go by CLOCK_MONOTONIC. */
+static inline void fy_cond_init(pthread_cond_t *cond)
+{
+    pthread_condattr_t attr;
+
+    pthread_condattr_init(&attr);
+    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+    pthread_cond_init(cond, &attr);
+    pthread_condattr_destroy(&attr);
 }
 
 #endif /* FY_THREAD_H */
